@@ -1,0 +1,158 @@
+"""What the search and an evaluator say to each other: objectives, outcomes, the contract."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from autoproxy.language.blindness import Blindness
+from autoproxy.language.expression import Expression
+
+
+class Direction(Enum):
+    """Which way is better."""
+
+    MINIMIZE = "min"
+    MAXIMIZE = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A measured quantity: its name, its unit, and which way is better."""
+
+    name: str
+    unit: str
+    direction: Direction
+
+    def better(self, a: float, b: float) -> bool:
+        """Return whether `a` beats `b`. The only comparison of values in the project."""
+        return a < b if self.direction is Direction.MINIMIZE else a > b
+
+    @property
+    def sign(self) -> float:
+        """Factor that turns a value into one where lower is better."""
+        return 1.0 if self.direction is Direction.MINIMIZE else -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The evaluator measured `value` at `fidelity`, a share of full cost in (0, 1].
+
+    Attributes:
+        value: In the objective's unit; always finite.
+        fidelity: Share of full cost; 1 is full.
+        seconds: Wall-clock time that the measurement took; recorded, never decides.
+        details: Further numbers measured on the way, by name (for example `perplexity`).
+    """
+
+    value: float
+    fidelity: float
+    seconds: float = 0.0
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"a measured value is finite, got {self.value}; use Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The candidate has no value, and here is why. It never enters a ranking as a number."""
+
+    reason: str
+    seconds: float = 0.0
+
+
+Outcome = Measured | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What an expression does on a probe of real rows, up to what the objective is blind to.
+
+    Two expressions with one fingerprint are very likely one candidate; only equal `identity`
+    (see `Evaluator`) makes it certain.
+    """
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Individual:
+    """An expression that was measured at full fidelity, with where it came from.
+
+    Attributes:
+        expression: Its canonical form.
+        key: Content hash of the canonical form.
+        complexity: Sum of the costs of its primitives and one for each leaf.
+        value: Measured at fidelity 1, in the objective's unit.
+        slot: Position in the run's order of proposals.
+        origin: `initial`, `crossover`, `subtree`, `point`, `shrink`, `constant`, `seed`, ...
+        parents: Keys of the individuals it was bred from.
+        details: Further numbers measured on the way, such as `perplexity`.
+    """
+
+    expression: Expression
+    key: str
+    complexity: int
+    value: float
+    slot: int
+    origin: str = "initial"
+    parents: tuple[str, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+class Evaluator(Protocol):
+    """Measures expressions on real models. Deterministic: same protocol, same value.
+
+    Attributes:
+        objective: What is measured.
+        provides: Names of the terminals it can supply.
+        fidelities: Rungs of the ladder in (0, 1], ascending; the last is 1.
+        blindness: What its comparison of importances cannot see.
+    """
+
+    @property
+    def objective(self) -> Objective: ...  # noqa: D102
+    @property
+    def provides(self) -> frozenset[str]: ...  # noqa: D102
+    @property
+    def fidelities(self) -> tuple[float, ...]: ...  # noqa: D102
+    @property
+    def blindness(self) -> Blindness: ...  # noqa: D102
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Return everything that determines a value, as plain JSON types."""
+        ...
+
+    def behaviour(self, expressions: Sequence[Expression]) -> Sequence[Fingerprint | Failed]:
+        """Return what each expression does on the probe, or why it is hopeless. Cheap."""
+        ...
+
+    def identity(self, expression: Expression) -> str | Failed:
+        """Return the hash of everything the objective sees of it (for pruning: all masks)."""
+        ...
+
+    def confirm(self, expression: Expression) -> Sequence[float]:
+        """Return one loss a block on fresh blocks, the same ones for every expression.
+
+        Lower is better whatever the objective; pairs of them re-rank the finalists of a search.
+        """
+        ...
+
+    def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
+        """Yield one outcome for each expression, in order, as soon as it is known."""
+        ...
+
+
+def content_hash(value: object) -> str:
+    """Return the 128-bit hash of a JSON-like value, the same on every machine.
+
+    >>> content_hash({"b": 1, "a": [0.5]}) == content_hash({"a": [0.5], "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,263 @@
+"""The canonical form: one spelling for expressions whose float32 values are the same bits.
+
+Every rewrite here is exact in float32 for finite values, protections included; textbook identities
+that rounding or a protection breaks (exp of log, a + b - b, x / x) are left alone. What a *root*
+may drop besides depends on the comparison, see `ordering`.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from autoproxy.language.blindness import Blindness
+from autoproxy.language.catalog import CATALOG
+from autoproxy.language.expression import Expression, constant
+from autoproxy.language.parse import kind_of
+from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.types import Kind
+
+_EVEN = frozenset({"abs", "square", "sqrt", "log", "pow"})
+"""Primitives that do not see the sign of their (first) operand."""
+
+_CACHE = 200_000
+
+
+@lru_cache(maxsize=_CACHE)
+def canonical(expression: Expression) -> Expression:
+    """Return the one spelling that stands for all expressions of the same value.
+
+    It never grows, and it is its own canonical form.
+
+    >>> from autoproxy.language.parse import parse
+    >>> str(canonical(parse("mul(x_norm, abs(neg(W)))")))
+    'mul(abs(W), x_norm)'
+    """
+    if not expression.operands:
+        return expression
+    operands = tuple(canonical(operand) for operand in expression.operands)
+    if CATALOG[expression.head].commutative:
+        operands = tuple(sorted(operands, key=str))
+    node = Expression(expression.head, operands)
+    for rule in _RULES:
+        shorter = rule(node)
+        if shorter is not None:
+            return canonical(shorter)
+    return node
+
+
+def key(expression: Expression) -> str:
+    """Return the content hash (32 hex digits) of the canonical form.
+
+    The same on every machine and in every run.
+    """
+    return hashlib.sha256(str(canonical(expression)).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=_CACHE)
+def nonnegative(expression: Expression) -> bool:
+    """Return whether no value of `expression` can be below zero; False when not known."""
+    if expression.value is not None:
+        return expression.value >= 0
+    if not expression.operands:
+        return VOCABULARY[expression.head].nonnegative
+    claim = CATALOG[expression.head].nonnegative
+    if claim == "operands":
+        return all(nonnegative(operand) for operand in expression.operands)
+    return claim == "always"
+
+
+def ordering(expression: Expression, blindness: Blindness) -> Expression:
+    """Return what is left of the canonical form when its root drops all that keeps orders.
+
+    Two whole formulas with one ordering give the same masks. Never use it on a part of a formula:
+    A and A squared order alike, A + s and A squared + s do not.
+
+    >>> from autoproxy.language.parse import parse
+    >>> text = "mul(row_mean(abs(W)), square(mul(abs(W), x_norm)))"
+    >>> str(ordering(parse(text), Blindness.ROW)), str(ordering(parse(text), Blindness.MATRIX))
+    ('mul(abs(W), x_norm)', 'mul(row_mean(abs(W)), square(mul(abs(W), x_norm)))')
+    """
+    node = canonical(expression)
+    if blindness is Blindness.NOTHING:
+        return node
+    blind_kinds = _BLIND_KINDS[blindness]
+    while (rest := _peel(node, blind_kinds)) is not None:
+        node = canonical(rest)
+    return node
+
+
+def order_key(expression: Expression, blindness: Blindness) -> str:
+    """Return the content hash (32 hex digits) of `ordering`."""
+    return hashlib.sha256(str(ordering(expression, blindness)).encode()).hexdigest()[:32]
+
+
+_BLIND_KINDS: dict[Blindness, frozenset[Kind]] = {
+    Blindness.ROW: frozenset({Kind.PER_OUTPUT, Kind.SCALAR}),
+    Blindness.MATRIX: frozenset({Kind.SCALAR}),
+    Blindness.WHOLE: frozenset(),
+}
+
+_ROW_AFFINE = frozenset({"row_minmax", "row_zscore"})
+_MATRIX_AFFINE = frozenset({"minmax", "zscore"})
+
+
+def _peel(node: Expression, blind: frozenset[Kind]) -> Expression | None:
+    """Return `node` without a root that cannot change the order, or None."""
+    if not node.operands:
+        return None
+    first = node.operands[0]
+    if CATALOG[node.head].increasing == "nonnegative" and nonnegative(first):
+        return first
+    if node.head == "pow" and nonnegative(first) and (node.operands[1].value or 0) > 0:
+        return first
+    if node.head in _MATRIX_AFFINE and Kind.SCALAR in blind and kind_of(first) is Kind.WEIGHT:
+        return first
+    if node.head in _ROW_AFFINE and Kind.PER_OUTPUT in blind:
+        return first
+    return _peel_operand(node, blind)
+
+
+def _peel_operand(node: Expression, blind: frozenset[Kind]) -> Expression | None:
+    """Return the operand that decides the order of a sum, product or quotient, or None."""
+    if node.head not in {"add", "sub", "mul", "div"}:
+        return None
+    left, right = node.operands
+    if kind_of(right) in blind and kind_of(left) not in blind:
+        if node.head in {"add", "sub"} or _positive(right):
+            return left
+    if kind_of(left) in blind and kind_of(right) not in blind:
+        if node.head == "add" or (node.head == "mul" and _positive(left)):
+            return right
+    return None
+
+
+_LIVING = frozenset(
+    f"{prefix}_{word}" for prefix in ("row", "col", "all") for word in ("sum", "mean", "max", "norm")
+)
+_KEEPS_POSITIVE = frozenset({"add", "mul", "div", "maximum", "minimum", "abs", "square", "sqrt"})
+
+
+def _positive(expression: Expression) -> bool:
+    """Return whether a factor is above zero on every layer that is alive.
+
+    A minimum or a variance may well be zero on a living layer, a sum or norm of what is never
+    negative only on one that is zero altogether, where all importances tie anyway.
+    """
+    if expression.value is not None:
+        return expression.value > 0
+    if expression.head in {"exp", "sigmoid", "y_norm"}:
+        return True
+    if expression.head in _LIVING:
+        return expression.head.endswith("norm") or nonnegative(expression.operands[0])
+    if expression.head == "pow":
+        return _positive(expression.operands[0])
+    return expression.head in _KEEPS_POSITIVE and all(map(_positive, expression.operands))
+
+
+def _fold(node: Expression) -> Expression | None:
+    """Compute a node of constants alone, in float32 as at run time."""
+    if not all(operand.is_constant for operand in node.operands):
+        return None
+    primitive = CATALOG[node.head]
+    takes = primitive.signatures[0][0]
+    operands = [
+        operand.value
+        if wanted is Kind.EXPONENT
+        else torch.tensor([[operand.value]], dtype=torch.float32)
+        for operand, wanted in zip(node.operands, takes, strict=True)
+    ]
+    value = float(primitive.tensor(*operands))
+    return constant(value) if value - value == 0 else None
+
+
+def _drop_neutral(node: Expression) -> Expression | None:
+    """Drop + 0, - 0, * 1, / 1."""
+    if node.head not in {"add", "sub", "mul", "div"}:
+        return None
+    left, right = node.operands
+    neutral = 0.0 if node.head in {"add", "sub"} else 1.0
+    if right.value == neutral:
+        return left
+    if left.value == neutral and node.head in {"add", "mul"}:
+        return right
+    return None
+
+
+def _unite_equals(node: Expression) -> Expression | None:
+    """Rewrite a node whose two operands are one: x - x, x * x, max(x, x)."""
+    if len(node.operands) != 2 or node.operands[0] != node.operands[1]:
+        return None
+    match node.head:
+        case "sub" if kind_of(node) is Kind.SCALAR:
+            return constant(0.0)
+        case "mul":
+            return Expression("square", node.operands[:1])
+        case "maximum" | "minimum":
+            return node.operands[0]
+    return None
+
+
+def _drop_sign(node: Expression) -> Expression | None:
+    """Drop abs and neg where the sign cannot be seen, and abs of what has none."""
+    first = node.operands[0]
+    if node.head in _EVEN and first.head in {"abs", "neg"} and first.operands:
+        return Expression(node.head, (first.operands[0], *node.operands[1:]))
+    if node.head == "abs" and nonnegative(first):
+        return first
+    return None
+
+
+def _undo_neg(node: Expression) -> Expression | None:
+    """Move signs to the root and cancel them there; exact, since floats are symmetric."""
+    first, last = node.operands[0], node.operands[-1]
+    match node.head:
+        case "neg" if first.head == "neg":
+            return first.operands[0]
+        case "neg" if first.head == "sub":
+            return Expression("sub", first.operands[::-1])
+        case "sub" if last.head == "neg":
+            return Expression("add", (first, last.operands[0]))
+        case "sub" if first.head == "neg":
+            return _negated("add", first.operands[0], last)
+        case "add" if first.head == "neg":
+            return Expression("sub", (last, first.operands[0]))
+        case "add" if last.head == "neg":
+            return Expression("sub", (first, last.operands[0]))
+        case "mul" | "div" if first.head == "neg":
+            return _negated(node.head, first.operands[0], last)
+        case "mul" if last.head == "neg":
+            return _negated("mul", first, last.operands[0])
+    return None
+
+
+def _negated(head: str, *operands: Expression) -> Expression:
+    return Expression("neg", (Expression(head, operands),))
+
+
+def _repeat_once(node: Expression) -> Expression | None:
+    """Apply an idempotent primitive once."""
+    if CATALOG[node.head].idempotent and node.operands[0].head == node.head:
+        return node.operands[0]
+    return None
+
+
+def _name_power(node: Expression) -> Expression | None:
+    """Write |x|**1, **2 and **0.5 as abs, square and sqrt, which torch computes alike."""
+    if node.head != "pow":
+        return None
+    names = {1.0: "abs", 2.0: "square", 0.5: "sqrt"}
+    name = names.get(node.operands[1].value or 0.0)
+    return Expression(name, node.operands[:1]) if name else None
+
+
+_RULES: tuple[Callable[[Expression], Expression | None], ...] = (
+    _fold,
+    _drop_neutral,
+    _unite_equals,
+    _drop_sign,
+    _undo_neg,
+    _repeat_once,
+    _name_power,
+)

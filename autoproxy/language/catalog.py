@@ -1,0 +1,214 @@
+"""The table of all primitives: the table is the specification."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import sympy
+
+from autoproxy.language import meanings as m
+from autoproxy.language.primitive import Primitive
+from autoproxy.language.types import TENSOR_KINDS, Kind, Signature, elementwise
+
+_TINY = sympy.Float("1e-30")
+_UNARY = elementwise(1)
+_BINARY = elementwise(2)
+_POWER: tuple[Signature, ...] = tuple(((k, Kind.EXPONENT), k) for k in TENSOR_KINDS)
+_VARYING = (Kind.WEIGHT, Kind.PER_INPUT, Kind.PER_OUTPUT)
+_SAME: tuple[Signature, ...] = tuple(((k,), k) for k in _VARYING)
+_TO_SCALAR: tuple[Signature, ...] = tuple(((k,), Kind.SCALAR) for k in _VARYING)
+_ROWS: tuple[Signature, ...] = (((Kind.WEIGHT,), Kind.PER_OUTPUT),)
+_COLUMNS: tuple[Signature, ...] = (((Kind.WEIGHT,), Kind.PER_INPUT),)
+_IN_ROW: tuple[Signature, ...] = (((Kind.WEIGHT,), Kind.WEIGHT),)
+
+
+def _named(name: str) -> Callable[..., Any]:
+    """Return a sympy function without a meaning of its own, for reductions."""
+    return lambda *operands: sympy.Function(name)(*operands)
+
+
+def _divide(a: Any, b: Any) -> Any:
+    guarded = sympy.Piecewise((_TINY, b >= 0), (-_TINY, True))
+    return a / sympy.Piecewise((guarded, sympy.Abs(b) < _TINY), (b, True))
+
+
+def _power(a: Any, exponent: Any) -> Any:
+    base = sympy.Abs(a)
+    return (sympy.Max(base, sympy.Float("1e-9")) if exponent < 0 else base) ** exponent
+
+
+def _reductions() -> list[Primitive]:
+    """Return sum, mean, max, min, std and norm, each over rows, columns and everything."""
+    prefixes = (("row", _ROWS, "j"), ("col", _COLUMNS, "i"), ("all", _TO_SCALAR, "ij"))
+    latex = {
+        "sum": r"\sum_{{{axis}}} {{}}",
+        "mean": r"\mathrm{{mean}}_{{{axis}}}\left({{}}\right)",
+        "max": r"\max_{{{axis}}} {{}}",
+        "min": r"\min_{{{axis}}} {{}}",
+        "std": r"\mathrm{{std}}_{{{axis}}}\left({{}}\right)",
+        "norm": r"\lVert {{}} \rVert_{{{axis}}}",
+    }
+    sign = {"sum": "operands", "mean": "operands", "max": "operands", "min": "operands"}
+    return [
+        Primitive(
+            name=f"{prefix}_{word}",
+            signatures=signatures,
+            tensor=getattr(m, f"{prefix}_{word}"),
+            symbol=_named(f"{prefix}_{word}"),
+            latex=template.replace("{{{axis}}}", "{{" + axis + "}}").replace("{{}}", "{}"),
+            cost=2,
+            nonnegative=sign.get(word, "always"),
+        )
+        for prefix, signatures, axis in prefixes
+        for word, template in latex.items()
+    ]
+
+
+_PRIMITIVES = (
+    Primitive(
+        "add",
+        _BINARY,
+        m.add,
+        lambda a, b: a + b,
+        r"\left({} + {}\right)",
+        commutative=True,
+        nonnegative="operands",
+    ),
+    Primitive("sub", _BINARY, m.sub, lambda a, b: a - b, r"\left({} - {}\right)"),
+    Primitive(
+        "mul",
+        _BINARY,
+        m.mul,
+        lambda a, b: a * b,
+        r"{} \cdot {}",
+        commutative=True,
+        nonnegative="operands",
+    ),
+    Primitive("div", _BINARY, m.div, _divide, r"\frac{{{}}}{{{}}}", nonnegative="operands"),
+    Primitive(
+        "maximum",
+        _BINARY,
+        m.maximum,
+        sympy.Max,
+        r"\max\left({}, {}\right)",
+        commutative=True,
+        nonnegative="operands",
+    ),
+    Primitive(
+        "minimum",
+        _BINARY,
+        m.minimum,
+        sympy.Min,
+        r"\min\left({}, {}\right)",
+        commutative=True,
+        nonnegative="operands",
+    ),
+    Primitive("neg", _UNARY, m.neg, lambda a: -a, r"-\left({}\right)"),
+    Primitive(
+        "abs",
+        _UNARY,
+        m.absolute,
+        sympy.Abs,
+        r"\left|{}\right|",
+        nonnegative="always",
+        increasing="nonnegative",
+        idempotent=True,
+    ),
+    Primitive(
+        "square",
+        _UNARY,
+        m.square,
+        lambda a: a**2,
+        r"\left({}\right)^2",
+        nonnegative="always",
+        increasing="nonnegative",
+    ),
+    Primitive(
+        "sqrt",
+        _UNARY,
+        m.sqrt,
+        lambda a: sympy.sqrt(sympy.Abs(a)),
+        r"\sqrt{{\left|{}\right|}}",
+        nonnegative="always",
+        increasing="nonnegative",
+    ),
+    Primitive(
+        "log",
+        _UNARY,
+        m.log,
+        lambda a: sympy.log(sympy.Max(sympy.Abs(a), _TINY)),
+        r"\log\left|{}\right|",
+        cost=2,
+    ),
+    Primitive(
+        "exp",
+        _UNARY,
+        m.exp,
+        lambda a: sympy.exp(sympy.Min(a, 80)),
+        r"e^{{{}}}",
+        cost=2,
+        nonnegative="always",
+    ),
+    Primitive(
+        "tanh",
+        _UNARY,
+        m.tanh,
+        sympy.tanh,
+        r"\tanh\left({}\right)",
+        cost=2,
+        nonnegative="operands",
+    ),
+    Primitive(
+        "sigmoid",
+        _UNARY,
+        m.sigmoid,
+        lambda a: 1 / (1 + sympy.exp(-a)),
+        r"\mathrm{{sigmoid}}\left({}\right)",
+        cost=2,
+        nonnegative="always",
+    ),
+    Primitive(
+        "sign",
+        _UNARY,
+        m.sign,
+        sympy.sign,
+        r"\mathrm{{sign}}\left({}\right)",
+        nonnegative="operands",
+        idempotent=True,
+    ),
+    Primitive(
+        "pow", _POWER, m.power, _power, r"\left|{}\right|^{{{}}}", nonnegative="always"
+    ),
+    *_reductions(),
+    Primitive(
+        "minmax",
+        _SAME,
+        m.minmax,
+        _named("minmax"),
+        r"\mathrm{{minmax}}\left({}\right)",
+        cost=2,
+        nonnegative="always",
+    ),
+    Primitive(
+        "row_minmax",
+        _IN_ROW,
+        m.row_minmax,
+        _named("row_minmax"),
+        r"\mathrm{{minmax}}_j\left({}\right)",
+        cost=2,
+        nonnegative="always",
+    ),
+    Primitive(
+        "zscore", _SAME, m.zscore, _named("zscore"), r"\mathrm{{z}}\left({}\right)", cost=2
+    ),
+    Primitive(
+        "row_zscore",
+        _IN_ROW,
+        m.row_zscore,
+        _named("row_zscore"),
+        r"\mathrm{{z}}_j\left({}\right)",
+        cost=2,
+    ),
+)
+
+CATALOG: Mapping[str, Primitive] = MappingProxyType({p.name: p for p in _PRIMITIVES})

@@ -1,0 +1,111 @@
+"""The primitive: one record that holds every face of an operation."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from autoproxy.errors import ConfigError
+from autoproxy.language.types import Kind, Signature, shape_of
+
+PROBES = (-1e4, -1.0, -1e-8, 0.0, 1e-8, 1.0, 1e4)
+EXPONENTS = (-4.0, -0.5, 0.0, 0.3, 1.0, 4.0)
+EXPONENT_RANGE = (-4.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Primitive:
+    """An operation that expressions are built from.
+
+    Numbers, symbols and print-outs come from this one record, so they cannot drift apart. It
+    proves itself when it is made: finite on hard probes, pure, of the kind that it declares.
+
+    Attributes:
+        name: Word used in expression text, for example `add`.
+        signatures: Kinds it takes and gives.
+        tensor: Its meaning on 2-D float tensors (an `EXPONENT` arrives as a float). A plain
+            function of torch alone: exports copy its source.
+        symbol: The same meaning for sympy.
+        latex: Format string with one slot an operand.
+        cost: Weight in the complexity of an expression.
+        commutative: Whether `f(a, b)` and `f(b, a)` are the same bits.
+        nonnegative: When the result is never below zero: `always`, `never` (not known to be),
+            or `operands` (when no operand is ever below zero).
+        increasing: Where it is strictly increasing in its only operand, and so keeps every
+            order: `everywhere`, `nonnegative` operands, or `nowhere`. Float rounding counts:
+            `tanh` is 1 above 9, so it is `nowhere`.
+        idempotent: Whether `f(f(x))` is `f(x)`, to the bit.
+    """
+
+    name: str
+    signatures: tuple[Signature, ...]
+    tensor: Callable[..., torch.Tensor]
+    symbol: Callable[..., Any]
+    latex: str
+    cost: int = 1
+    commutative: bool = False
+    nonnegative: str = "never"
+    increasing: str = "nowhere"
+    idempotent: bool = False
+
+    def __post_init__(self) -> None:
+        for operands, result in self.signatures:
+            self._prove(operands, result)
+
+    @property
+    def arity(self) -> int:
+        """Number of operands."""
+        return len(self.signatures[0][0])
+
+    def result(self, operands: tuple[Kind, ...]) -> Kind | None:
+        """Return the kind of the result, or None when these operands do not fit."""
+        return next((kind for kinds, kind in self.signatures if kinds == operands), None)
+
+    def source(self) -> str:
+        """Return the source code of its meaning, for exports."""
+        return inspect.getsource(self.tensor)
+
+    def _prove(self, kinds: tuple[Kind, ...], result: Kind) -> None:
+        for operands in _probe_operands(kinds):
+            tensors = [o for o in operands if isinstance(o, torch.Tensor)]
+            before = [tensor.clone() for tensor in tensors]
+            value = self.tensor(*operands)
+            if any(not torch.equal(a, b) for a, b in zip(tensors, before, strict=True)):
+                raise ConfigError(f"primitive {self.name!r} changes its operands in place")
+            expected = shape_of(result, *_PROBE_SHAPE)
+            if tuple(value.shape) != expected:
+                raise ConfigError(
+                    f"primitive {self.name!r} on {[k.value for k in kinds]} gives shape "
+                    f"{tuple(value.shape)}, but declares {result.value} {expected}"
+                )
+            if not torch.isfinite(value).all():
+                raise ConfigError(f"primitive {self.name!r} is not finite on {operands}")
+
+
+_PROBE_SHAPE = (len(PROBES), len(PROBES) + 2)
+
+
+def _probe_operands(kinds: tuple[Kind, ...]) -> list[list[torch.Tensor | float]]:
+    """Return operand lists in which every pair of hard numbers meets once."""
+    values = torch.tensor(PROBES)
+    rows, columns = _PROBE_SHAPE
+    column = values.reshape(-1, 1)
+    row = torch.cat([values, values[:2]]).reshape(1, -1)
+    made: list[list[torch.Tensor | float]] = []
+    for flipped, exponent in product((False, True), EXPONENTS):
+        operands: list[torch.Tensor | float] = []
+        for position, kind in enumerate(kinds):
+            if kind is Kind.EXPONENT:
+                operands.append(exponent)
+                continue
+            along_rows = (position % 2 == 0) is not flipped
+            full = (column if along_rows else row).expand(rows, columns)
+            high, wide = shape_of(kind, rows, columns)
+            operands.append(full[:high, :wide].clone())
+        made.append(operands)
+        if Kind.EXPONENT not in kinds and flipped:
+            break
+    return made
