@@ -95,6 +95,14 @@ _TERMINALS = (
         "1 / activation squared",
         "diagonal of the inverse of H = (2/N) sum x x^T, damped by 0.01 mean(diag H)",
     ),
+    Terminal(
+        "noise",
+        Kind.WEIGHT,
+        True,
+        r"\varepsilon",
+        "none",
+        "uniform in [0, 1), drawn anew for each layer from the protocol's seed: the floor",
+    ),
 )
 
 VOCABULARY: Mapping[str, Terminal] = MappingProxyType({t.name: t for t in _TERMINALS})

@@ -1,0 +1,213 @@
+"""A search space as a DEAP primitive set, and expressions as DEAP trees."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+
+from deap import gp
+
+from autoproxy.language.catalog import CATALOG
+from autoproxy.language.expression import Expression, constant
+from autoproxy.language.parse import kind_of
+from autoproxy.language.primitive import Primitive
+from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.types import Kind
+from autoproxy.spaces import SearchSpace
+
+Node = gp.Primitive | gp.Terminal
+
+_LOTS = 72
+"""Lottery tickets a primitive of weight 1 has among the primitives of one result kind."""
+
+
+class _KindType(type):
+    """A class for each kind, as DEAP wants types, whose hash is the same in every process.
+
+    DEAP's crossover chooses from a set of types: with the usual hash, an address, its order and
+    so the whole search would differ from process to process.
+    """
+
+    rank: int
+
+    def __hash__(cls) -> int:
+        return cls.rank
+
+
+def _kind_type(rank: int, kind: Kind) -> _KindType:
+    made = _KindType(kind.value, (), {})
+    made.rank = rank
+    return made
+
+
+_TYPES = {kind: _kind_type(rank, kind) for rank, kind in enumerate(Kind)}
+
+
+class Grammar:
+    """The words of one space, with one DEAP primitive for each signature of kinds."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.set = gp.PrimitiveSetTyped(space.name, [], _TYPES[space.root])
+        self._overloads: dict[tuple[str, tuple[Kind, ...]], gp.Primitive] = {}
+        self._heads: dict[str, str] = {}
+        for primitive in CATALOG.values():
+            self._add(primitive)
+        self._weigh_primitives()
+        self._add_terminals()
+        self._steps = self._steps_to_finish()
+        self._terminal_share = self._share_of_terminals()
+        self._finishing: dict[tuple[_KindType, int], list[gp.Primitive]] = {}
+
+    def to_tree(self, expression: Expression) -> gp.PrimitiveTree:
+        """Return the DEAP tree of `expression`, which may use any primitive."""
+        return gp.PrimitiveTree(list(self._nodes(expression)))
+
+    def to_expression(self, tree: gp.PrimitiveTree) -> Expression:
+        """Return the expression that a DEAP tree spells."""
+        return self._read(iter(tree))
+
+    def generate(self, low: int, high: int, kind_type: _KindType, *, full: bool) -> list[Node]:
+        """Return the nodes of a random expression, drawn from the global `random`.
+
+        It cannot fail on the types: where a kind has no terminal, the growth goes on by the
+        shortest way to one, so the depth may exceed `high` by that much.
+
+        Args:
+            low: Least depth, in steps below the root.
+            high: Greatest depth, in steps below the root.
+            kind_type: Type of the whole, one of this grammar's.
+            full: Whether every branch goes down to `high`.
+        """
+        steps = random.randint(low, high)  # noqa: S311 - lent by a named stream
+        return list(self._grow(kind_type, steps, low, full=full))
+
+    def type_of(self, kind: Kind) -> _KindType:
+        """Return DEAP's type for `kind`."""
+        return _TYPES[kind]
+
+    def constant_node(self, value: float, kind_type: _KindType) -> gp.Terminal:
+        """Return the DEAP terminal of a number, as a scalar or an exponent."""
+        return gp.Terminal(str(constant(value)), True, kind_type)
+
+    def _add(self, primitive: Primitive) -> None:
+        for operands, result in primitive.signatures:
+            name = "_".join([primitive.name, *(kind.value for kind in operands)])
+            self._heads[name] = primitive.name
+            self.set.addPrimitive(
+                primitive.tensor, [_TYPES[k] for k in operands], _TYPES[result], name=name
+            )
+            self._overloads[primitive.name, operands] = self.set.mapping[name]
+
+    def _weigh_primitives(self) -> None:
+        """Repeat each overload so that DEAP's even choice is weighted per primitive.
+
+        All overloads of a primitive that give one kind share its weight; primitives outside
+        the space have none.
+        """
+        for kind_type, overloads in self.set.primitives.items():
+            count: dict[str, int] = defaultdict(int)
+            for overload in overloads:
+                count[self._heads[overload.name]] += 1
+            tickets = []
+            for overload in overloads:
+                head = self._heads[overload.name]
+                weight = self.space.primitives.get(head, 0)
+                tickets += [overload] * round(weight * _LOTS / count[head])
+            self.set.primitives[kind_type] = tickets
+
+    def _add_terminals(self) -> None:
+        for name, weight in self.space.terminals.items():
+            terminal_type = _TYPES[VOCABULARY[name].kind]
+            self.set.addTerminal(None, terminal_type, name=name)
+            tickets = self.set.terminals[terminal_type]
+            tickets += [tickets[-1]] * (weight - 1)
+        for kind, values in (
+            (Kind.SCALAR, self.space.constants),
+            (Kind.EXPONENT, self.space.exponents),
+        ):
+            tickets = self.set.terminals[_TYPES[kind]]
+            tickets += [self.constant_node(value, _TYPES[kind]) for value in values]
+
+    def _steps_to_finish(self) -> dict[_KindType, int]:
+        """Return the fewest steps below a node of each type until only terminals are left."""
+        steps = {t: 0 for t, terminals in self.set.terminals.items() if terminals}
+        for _ in Kind:
+            for kind_type, overloads in self.set.primitives.items():
+                ways = [
+                    1 + max(steps[arg] for arg in overload.args)
+                    for overload in overloads
+                    if all(arg in steps for arg in overload.args)
+                ]
+                if ways and kind_type not in steps:
+                    steps[kind_type] = min(ways)
+        return steps
+
+    def _grow(
+        self, kind_type: _KindType, steps: int, low: int, *, full: bool
+    ) -> Iterator[Node]:
+        terminals = self.set.terminals[kind_type]
+        if terminals and self._may_stop(kind_type, steps, low, full=full):
+            yield random.choice(terminals)  # noqa: S311 - lent by a named stream
+            return
+        overload = random.choice(self._that_finish(kind_type, steps))  # noqa: S311
+        yield overload
+        for operand_type in overload.args:
+            yield from self._grow(operand_type, steps - 1, low - 1, full=full)
+
+    def _may_stop(self, kind_type: _KindType, steps: int, low: int, *, full: bool) -> bool:
+        overloads = self.set.primitives.get(kind_type)
+        if steps <= 0 or not overloads:
+            return True
+        if full or low > 0:
+            return False
+        return random.random() < self._terminal_share[kind_type]  # noqa: S311
+
+    def _that_finish(self, kind_type: _KindType, steps: int) -> list[gp.Primitive]:
+        """Return the overloads that can end within `steps`, or else the quickest to end."""
+        if (kind_type, steps) not in self._finishing:
+            ways = [
+                (1 + max(self._steps[arg] for arg in overload.args), overload)
+                for overload in self.set.primitives[kind_type]
+                if all(arg in self._steps for arg in overload.args)
+            ]
+            limit = max(steps, min(way for way, _ in ways))
+            fitting = [overload for way, overload in ways if way <= limit]
+            self._finishing[kind_type, steps] = fitting
+        return self._finishing[kind_type, steps]
+
+    def _share_of_terminals(self) -> dict[_KindType, float]:
+        """Return the chance that a branch of each type stops where it may (as DEAP's grow)."""
+        shares = {}
+        for kind_type, terminals in self.set.terminals.items():
+            overloads = self.set.primitives.get(kind_type, ())
+            heads = {self._heads[overload.name] for overload in overloads}
+            shares[kind_type] = len(terminals) / max(1, len(terminals) + len(heads))
+        return shares
+
+    def _nodes(self, expression: Expression) -> Iterator[Node]:
+        if not expression.operands:
+            yield self._leaf(expression, Kind.SCALAR)
+            return
+        kinds = [kind_of(operand) for operand in expression.operands]
+        if Kind.EXPONENT in CATALOG[expression.head].signatures[0][0]:
+            kinds[-1] = Kind.EXPONENT
+        yield self._overloads[expression.head, tuple(kinds)]
+        for operand, kind in zip(expression.operands, kinds, strict=True):
+            if operand.is_constant:
+                yield self._leaf(operand, kind)
+            else:
+                yield from self._nodes(operand)
+
+    def _leaf(self, expression: Expression, kind: Kind) -> Node:
+        if expression.value is not None:
+            return self.constant_node(expression.value, _TYPES[kind])
+        return gp.Terminal(expression.head, True, _TYPES[VOCABULARY[expression.head].kind])
+
+    def _read(self, nodes: Iterator[Node]) -> Expression:
+        node = next(nodes)
+        if isinstance(node, gp.Primitive):
+            operands = tuple(self._read(nodes) for _ in node.args)
+            return Expression(self._heads[node.name], operands)
+        if node.value in VOCABULARY:
+            return Expression(node.value)
+        return constant(float(node.value))

@@ -1,0 +1,124 @@
+"""Children: crossover and four kinds of mutation, all DEAP's where DEAP has them."""
+
+import copy
+import random
+from collections.abc import Callable, Mapping
+
+from deap import gp
+
+from autoproxy.breeding.grammar import Grammar, Node
+from autoproxy.language.expression import Expression, constant
+from autoproxy.language.primitive import EXPONENT_RANGE
+from autoproxy.language.types import Kind
+from autoproxy.seeding import lend_to_global
+
+Mutation = Callable[[Grammar, gp.PrimitiveTree], gp.PrimitiveTree]
+
+
+def sprout(grammar: Grammar, rng: random.Random, *, low: int, high: int, full: bool) -> Expression:
+    """Return a random expression of the space's root kind: one of ramped half-and-half."""
+    with lend_to_global(rng):
+        nodes = grammar.generate(low, high, grammar.type_of(grammar.space.root), full=full)
+    return grammar.to_expression(gp.PrimitiveTree(nodes))
+
+
+def cross(
+    grammar: Grammar, rng: random.Random, mother: Expression, father: Expression
+) -> Expression:
+    """Return `mother` with one of its branches replaced by one of `father`'s, of its kind."""
+    trees = grammar.to_tree(mother), grammar.to_tree(father)
+    with lend_to_global(rng):
+        child, _ = gp.cxOnePoint(*trees)
+    return grammar.to_expression(child)
+
+
+def mutate(grammar: Grammar, rng: random.Random, how: str, parent: Expression) -> Expression:
+    """Return `parent` after the mutation called `how`, a key of `MUTATIONS`."""
+    tree = copy.copy(grammar.to_tree(parent))
+    with lend_to_global(rng):
+        child = MUTATIONS[how](grammar, tree)
+    return grammar.to_expression(child)
+
+
+def _subtree(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
+    """Replace a random branch by a fresh one of one or two steps."""
+
+    def fresh(pset: gp.PrimitiveSetTyped, type_: type) -> list[Node]:
+        del pset  # DEAP hands it over; the grammar has it already
+        return grammar.generate(0, 2, type_, full=False)  # type: ignore[arg-type]  # ours
+
+    return gp.mutUniform(tree, expr=fresh, pset=grammar.set)[0]
+
+
+def _point(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
+    """Replace one node by another that takes the same operands."""
+    return gp.mutNodeReplacement(tree, grammar.set)[0]
+
+
+def _shrink(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
+    """Replace a branch by one of its operands of the same kind."""
+    del grammar
+    return gp.mutShrink(tree)[0]
+
+
+def _wrap(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
+    """Put a primitive around a branch, where every other operand has a terminal."""
+    index = random.randrange(len(tree))  # noqa: S311 - lent by a named stream
+    here = tree.searchSubtree(index)
+    kind_type = tree[index].ret
+    fitting = [
+        overload
+        for overload in grammar.set.primitives.get(kind_type, ())
+        if kind_type in overload.args
+        and all(arg is kind_type or grammar.set.terminals[arg] for arg in overload.args)
+    ]
+    if not fitting:
+        return tree
+    overload = random.choice(fitting)  # noqa: S311
+    place = random.choice(  # noqa: S311
+        [i for i, arg in enumerate(overload.args) if arg is kind_type]
+    )
+    nodes: list[Node] = [overload]
+    for position, arg in enumerate(overload.args):
+        if position == place:
+            nodes += tree[here]
+        else:
+            nodes += grammar.generate(0, 0, arg, full=False)
+    tree[here] = nodes
+    return tree
+
+
+def _constant(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
+    """Move one number by a factor around 1; exponents by a small step instead."""
+    numbers = [i for i, node in enumerate(tree) if _is_number(node)]
+    if not numbers:
+        return _point(grammar, tree)
+    index = random.choice(numbers)  # noqa: S311 - lent by a named stream
+    node = tree[index]
+    value = float(node.value)
+    if node.ret is grammar.type_of(Kind.EXPONENT):
+        low, high = EXPONENT_RANGE
+        value = min(high, max(low, round(value + random.gauss(0.0, 0.25), 2)))
+    else:
+        value = float(f"{value * 2 ** random.gauss(0.0, 1.0):.2g}")
+    tree[index] = grammar.constant_node(value, node.ret)
+    return tree
+
+
+def _is_number(node: Node) -> bool:
+    if isinstance(node, gp.Primitive):
+        return False
+    try:
+        constant(float(node.value))
+    except ValueError:
+        return False
+    return True
+
+
+MUTATIONS: Mapping[str, Mutation] = {
+    "subtree": _subtree,
+    "point": _point,
+    "wrap": _wrap,
+    "shrink": _shrink,
+    "constant": _constant,
+}

@@ -1,0 +1,1 @@
+"""Search spaces: words, limits, and the hand-made metrics that came before."""
