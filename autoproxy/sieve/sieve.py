@@ -1,0 +1,72 @@
+"""The sieve: candidates meet the rules in order of their cost, a batch at a time."""
+
+from collections.abc import Sequence
+
+from autoproxy.evaluation import Evaluator, Failed, Fingerprint
+from autoproxy.language.canonical import key
+from autoproxy.language.expression import Expression
+from autoproxy.sieve.algebra import ALGEBRA_RULES, simplify
+from autoproxy.sieve.rules import Context, Cost, Dropped, Kept, Rule, Verdict
+from autoproxy.sieve.structure import STRUCTURE_RULES
+from autoproxy.spaces import SearchSpace
+
+
+HOPELESS = Rule("hopeless", Cost.BEHAVIOUR)
+SAME_ORDER = Rule("same-order", Cost.BEHAVIOUR)
+SAME_MASK = Rule("same-mask", Cost.IDENTITY)
+
+RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, SAME_ORDER, SAME_MASK)
+
+
+class Sieve:
+    """Drops candidates that are malformed, hopeless, or known to this run.
+
+    The state is what this run has seen; handing the same proposals in the same order to a new
+    sieve gives the same verdicts, which is what makes resuming by replay exact.
+    """
+
+    def __init__(self, space: SearchSpace, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._context = Context(space, evaluator.blindness)
+
+    def judge(self, proposals: Sequence[tuple[int, Expression]]) -> list[Verdict]:
+        """Return a verdict for each (slot, proposal), in order.
+
+        The cheap rules see every proposal first; the probe then runs what is left as one
+        program, so that sub-expressions in common are computed once.
+        """
+        verdicts: list[Verdict | None] = []
+        waiting: list[tuple[int, int, Expression]] = []  # place in verdicts, slot, expression
+        for slot, proposal in proposals:
+            expression = simplify(proposal)
+            dropped = self._cheap(expression, slot)
+            verdicts.append(dropped)
+            if dropped is None:
+                waiting.append((len(verdicts) - 1, slot, expression))
+        probed = self._evaluator.behaviour([expression for _, _, expression in waiting])
+        for (place, slot, expression), behaviour in zip(waiting, probed, strict=True):
+            verdicts[place] = self._dear(expression, slot, behaviour)
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _cheap(self, expression: Expression, slot: int) -> Dropped | None:
+        for rule in (*STRUCTURE_RULES, *ALGEBRA_RULES):
+            reason = rule.judge(expression, slot, self._context) if rule.judge else None
+            if reason is not None:
+                return Dropped(rule.name, reason)
+        return None
+
+    def _dear(
+        self, expression: Expression, slot: int, behaviour: Fingerprint | Failed
+    ) -> Verdict:
+        if isinstance(behaviour, Failed):
+            return Dropped(HOPELESS.name, behaviour.reason)
+        first = self._context.first_slot("fingerprint", behaviour.digest, slot)
+        if first is not None:
+            return Dropped(SAME_ORDER.name, f"on real rows the same order as slot {first}")
+        identity = self._evaluator.identity(expression)
+        if isinstance(identity, Failed):
+            return Dropped(HOPELESS.name, identity.reason)
+        first = self._context.first_slot("identity", identity, slot)
+        if first is not None:
+            return Dropped(SAME_MASK.name, f"bit for bit the same masks as slot {first}")
+        return Kept(expression, key(expression), identity)
