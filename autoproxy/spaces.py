@@ -22,11 +22,14 @@ class Baseline:
         name: Word used on the command line and on leaderboards.
         text: Its expression.
         source: Paper or code that it is from.
+        reported: Whether every run compares its winner with it on the report text; the others
+            are measured on the search text alone.
     """
 
     name: str
     text: str
     source: str
+    reported: bool = False
 
     @property
     def expression(self) -> Expression:

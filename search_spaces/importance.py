@@ -7,45 +7,89 @@ _RI = "add(div(abs(W), col_sum(abs(W))), div(abs(W), row_sum(abs(W))))"
 _RIA = f"mul({_RI}, sqrt(x_norm))"
 
 BASELINES = (
-    Baseline("random", "noise", "uniform noise, the floor"),
-    Baseline("magnitude", "abs(W)", "Han et al. 2015, arXiv:1506.02626"),
-    Baseline("wanda", "mul(abs(W), x_norm)", "Sun et al. 2023, arXiv:2306.11695"),
-    Baseline("wanda-sqrt", "mul(abs(W), sqrt(x_norm))", "hard to beat; RIA's activation power"),
-    Baseline("obd", "mul(square(W), square(x_norm))", "LeCun et al. 1989; layer-wise diagonal"),
-    Baseline("obs", "div(square(W), h_inv)", "Frantar & Alistarh 2023, arXiv:2301.00774, score"),
+    Baseline("random", "noise", "uniform noise, the floor", reported=True),
+    Baseline("magnitude", "abs(W)", "Han et al. 2015, arXiv:1506.02626", reported=True),
+    Baseline(
+        "wanda",
+        "mul(abs(W), x_norm)",
+        "Sun et al. 2023, arXiv:2306.11695",
+        reported=True,
+    ),
+    Baseline(
+        "wanda-sqrt",
+        "mul(abs(W), sqrt(x_norm))",
+        "hard to beat; RIA's activation power",
+        reported=True,
+    ),
+    Baseline(
+        "obd",
+        "mul(square(W), square(x_norm))",
+        "LeCun et al. 1989; layer-wise diagonal",
+    ),
+    Baseline(
+        "obs",
+        "div(square(W), h_inv)",
+        "Frantar & Alistarh 2023, arXiv:2301.00774, score",
+    ),
     Baseline(
         "gblm",
         "add(mul(abs(W), x_norm), mul(abs(W), mul(100, g_norm)))",
         "Das et al. 2023, arXiv:2311.04902",
+        reported=True,
     ),
     Baseline("gblm-gradient", "mul(abs(W), g_norm)", "Das et al. 2023, gradient only"),
     Baseline("ri", _RI, "Zhang et al. 2024, RIA without activations"),
-    Baseline("ria", _RIA, "Zhang et al. 2024 (RIA, ICLR), a = 0.5"),
+    Baseline("ria", _RIA, "Zhang et al. 2024 (RIA, ICLR), a = 0.5", reported=True),
     Baseline(
         "stbllm-code",
         f"div(sub({_RIA}, all_mean({_RIA})), add(row_std({_RIA}), 1e-5))",
         "Dong et al. 2024, standardized importance as coded",
     ),
     Baseline(
-        "stbllm-paper", f"mul(zscore({_RI}), x_norm)", "Dong et al. 2024, as in the paper"
+        "stbllm-paper",
+        f"mul(zscore({_RI}), x_norm)",
+        "Dong et al. 2024, as in the paper",
     ),
     Baseline("snip", "abs(mul(g, W))", "Lee et al. 2019, arXiv:1810.02340"),
-    Baseline("taylor", "abs(mul(W, g))", "LLM-Pruner, first order; the same masks as SNIP"),
-    Baseline("fisher", "mul(square(W), square(g_norm))", "diagonal Fisher, second order"),
+    Baseline(
+        "taylor", "abs(mul(W, g))", "LLM-Pruner, first order; the same masks as SNIP"
+    ),
+    Baseline(
+        "fisher", "mul(square(W), square(g_norm))", "diagonal Fisher, second order"
+    ),
     Baseline(
         "taylor-mix",
         "abs(sub(mul(W, g), mul(0.5, mul(square(W), square(g_norm)))))",
         "LLM-Pruner, param_mix",
     ),
-    Baseline("pruner-zero", "mul(abs(mul(W, W)), minmax(g_norm))", "Dong et al. 2024, ICML"),
-    Baseline("wanda++", "mul(add(mul(100, g_region), x_norm), abs(W))", "Yang et al. 2025, RGS"),
-    Baseline("stade", "mul(abs(W), sqrt(x_var))", "Mecke et al. 2025, STADE"),
+    Baseline(
+        "pruner-zero",
+        "mul(abs(mul(W, W)), minmax(g_norm))",
+        "Dong et al. 2024, ICML",
+        reported=True,
+    ),
+    Baseline(
+        "wanda++",
+        "mul(add(mul(100, g_region), x_norm), abs(W))",
+        "Yang et al. 2025, RGS",
+    ),
+    Baseline(
+        "stade", "mul(abs(W), sqrt(x_var))", "Mecke et al. 2025, STADE", reported=True
+    ),
 )
 
 SPACE = SearchSpace(
     name="importance",
     root=Kind.WEIGHT,
-    terminals={"W": 4, "g_norm": 2, "g": 1, "x_norm": 4, "x_mean": 1, "x_var": 1, "y_norm": 1},
+    terminals={
+        "W": 4,
+        "g_norm": 2,
+        "g": 1,
+        "x_norm": 4,
+        "x_mean": 1,
+        "x_var": 1,
+        "y_norm": 1,
+    },
     primitives={
         "mul": 6,
         "div": 3,

@@ -1,0 +1,1 @@
+"""AutoProxy: discovers formulas that tell which weights matter."""

@@ -1,0 +1,1 @@
+"""Breeding: trees in, trees out; the only package that imports DEAP."""

@@ -1,0 +1,348 @@
+"""The command line: parse, call, print. The only place that prints.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from autoproxy.errors import AutoproxyError
+
+app = typer.Typer(
+    name="autoproxy",
+    help="Discover formulas that tell which weights of a language model matter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Results = Annotated[Path, typer.Option("--results", help="Folder of ledger, runs and boards.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Folder or hub name of a causal language model, or 'starter'."),
+]
+Calibration = Annotated[
+    list[str] | None,
+    typer.Option(help="Text that statistics are taken on: file, folder or topics:ROLE."),
+]
+Validation = Annotated[
+    list[str] | None, typer.Option(help="Text that the search is scored on.")
+]
+ReportText = Annotated[
+    list[str] | None, typer.Option("--text", help="Text of the report; no search sees it.")
+]
+Sparsity = Annotated[
+    str | None, typer.Option(help="Share of the weights to drop, such as 0.5.")
+]
+Pattern = Annotated[
+    str | None, typer.Option(help="KEEP:BLOCK instead of a sparsity, such as 2:4.")
+]
+Group = Annotated[
+    str | None, typer.Option(help="Where importances are compared: row or matrix.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
+CalibrationBlocks = Annotated[int | None, typer.Option(help="Sequences to calibrate on.")]
+ValidationBlocks = Annotated[int | None, typer.Option(help="Sequences to score on.")]
+ConfirmBlocks = Annotated[int | None, typer.Option(help="Fresh sequences for finalists.")]
+TextBlocks = Annotated[int | None, typer.Option(help="Sequences of the report text.")]
+
+
+@app.command()
+def search(  # noqa: PLR0913 - one parameter an option
+    config: Annotated[
+        Path | None, typer.Option(help="A run.toml; flags override what it says.")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="Search space; see `list`.")] = None,
+    evaluator: Annotated[str | None, typer.Option(help="Evaluator; see `list`.")] = None,
+    model: Model = None,
+    calibration: Calibration = None,
+    validation: Validation = None,
+    text: ReportText = None,
+    sparsity: Sparsity = None,
+    pattern: Pattern = None,
+    group: Group = None,
+    evaluations: Annotated[
+        float | None, typer.Option(help="Budget, in full evaluations.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes at the latest.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Root of all randomness.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="evolve or random.")] = None,
+    selection: Annotated[str | None, typer.Option(help="nsga2 or best.")] = None,
+    population: Annotated[int | None, typer.Option(help="Individuals that stay.")] = None,
+    seeds: Annotated[
+        bool | None,
+        typer.Option("--seeds/--no-seeds", help="Start from the hand-made metrics."),
+    ] = None,
+    random_search: Annotated[
+        bool | None,
+        typer.Option(
+            "--random-search/--no-random-search",
+            help="Also spend the same budget on random search.",
+        ),
+    ] = None,
+    report_seeds: Annotated[
+        int | None, typer.Option(help="Calibration seeds of the report.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run and its metric.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    length: Length = None,
+    calibration_blocks: CalibrationBlocks = None,
+    validation_blocks: ValidationBlocks = None,
+    confirm_blocks: ConfirmBlocks = None,
+    text_blocks: TextBlocks = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Discover a metric, compare it with hand-made ones and random search, and export it."""
+    from autoproxy import console
+    from autoproxy.commands.plan import make_plan
+    from autoproxy.commands.session import Session
+    from autoproxy.commands.workspace import Workspace
+
+    plan = make_plan(
+        config,
+        run={
+            "name": name,
+            "space": space,
+            "evaluator": evaluator,
+            "random_search": random_search,
+            "report_seeds": report_seeds,
+        },
+        search={
+            "seed": seed,
+            "evaluations": evaluations,
+            "minutes": minutes,
+            "strategy": strategy,
+            "selection": selection,
+            "population": population,
+            "seeds": seeds,
+        },
+        evaluator={
+            "model": model,
+            "calibration": calibration,
+            "validation": validation,
+            "text": text,
+            "sparsity": sparsity,
+            "pattern": pattern,
+            "group": group,
+            "device": device,
+            "dtype": dtype,
+            "length": length,
+            "calibration_blocks": calibration_blocks,
+            "validation_blocks": validation_blocks,
+            "confirm_blocks": confirm_blocks,
+            "text_blocks": text_blocks,
+        },
+    )
+    with console.progress(quiet=as_json) as show:
+        summary = Session(plan, Workspace(results), show).execute()
+    _print(summary, as_json, console.summary)
+
+
+@app.command()
+def resume(
+    run: Annotated[str | None, typer.Argument(help="Name of the run; default: latest.")] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Go on with an interrupted run, to the same result as if nothing had happened."""
+    from autoproxy import console
+    from autoproxy.commands.session import resume_session
+    from autoproxy.commands.workspace import Workspace
+
+    with console.progress(quiet=as_json) as show:
+        summary = resume_session(Workspace(results), run, show).execute()
+    _print(summary, as_json, console.summary)
+
+
+@app.command()
+def evaluate(  # noqa: PLR0913 - one parameter an option
+    metric: Annotated[
+        str | None, typer.Option(help="Expression, such as 'abs(W) * x_norm'.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Hand-made metric; see `list`.")] = None,
+    space: Annotated[str, typer.Option(help="Space that has the baseline.")] = "importance",
+    evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
+    model: Model = None,
+    calibration: Calibration = None,
+    text: ReportText = None,
+    sparsity: Sparsity = None,
+    pattern: Pattern = None,
+    group: Group = None,
+    seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    length: Length = None,
+    calibration_blocks: CalibrationBlocks = None,
+    text_blocks: TextBlocks = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Measure one metric on a text: value, perplexity, KL and the whole protocol."""
+    from autoproxy import console
+    from autoproxy.commands.evaluating import evaluate_metric
+    from autoproxy.commands.workspace import Workspace
+
+    options = {
+        "model": model,
+        "calibration": calibration,
+        "text": text,
+        "sparsity": sparsity,
+        "pattern": pattern,
+        "group": group,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "length": length,
+        "calibration_blocks": calibration_blocks,
+        "text_blocks": text_blocks,
+    }
+    found = evaluate_metric(
+        Workspace(results),
+        metric=metric,
+        baseline=baseline,
+        space=space,
+        evaluator=evaluator,
+        options=options,
+    )
+    _print(found, as_json, console.evaluation)
+
+
+@app.command()
+def explain(
+    metric: Annotated[
+        str, typer.Argument(help="Expression, baseline, run, or a metric's JSON file.")
+    ],
+    space: Annotated[str, typer.Option(help="Space that has the baselines.")] = "importance",
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Say what a metric is: canonical form, kinds, inputs, LaTeX, what it orders like."""
+    from autoproxy import console
+    from autoproxy.commands.metrics import explain_metric
+    from autoproxy.commands.workspace import Workspace
+
+    _print(explain_metric(Workspace(results), metric, space), as_json, console.explanation)
+
+
+@app.command()
+def export(
+    metric: Annotated[
+        str | None,
+        typer.Argument(help="Expression, baseline, run, or JSON file; default: latest run."),
+    ] = None,
+    form: Annotated[str, typer.Option(help="py, sympy, latex, infix or json.")] = "py",
+    out: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the function.")] = None,
+    space: Annotated[str, typer.Option(help="Space that has the baselines.")] = "importance",
+    results: Results = Path("results"),
+) -> None:
+    """Write a metric as a Python function of torch tensors, or as a formula."""
+    from autoproxy.commands.metrics import export_metric
+    from autoproxy.commands.workspace import Workspace, write_text
+
+    source = export_metric(Workspace(results), metric, form=form, name=name, space=space)
+    if out is None:
+        _write(source)
+        return
+    write_text(out, source)
+    _write(f"wrote {out}")
+
+
+@app.command()
+def leaderboard(
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Rank every metric that was reported, and write leaderboard.md and leaderboard.csv."""
+    from autoproxy import console
+    from autoproxy.commands.boards import write_leaderboard
+    from autoproxy.commands.workspace import Workspace
+
+    _print(write_leaderboard(Workspace(results)), as_json, console.leaderboard)
+
+
+@app.command("list")
+def list_(
+    space: Annotated[str, typer.Option(help="Space whose words are listed.")] = "importance",
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """List spaces, evaluators, terminals, primitives, hand-made metrics and runs."""
+    from autoproxy import console
+    from autoproxy.commands.listing import listing
+    from autoproxy.commands.workspace import Workspace
+
+    _print(listing(Workspace(results), space), as_json, console.listing)
+
+
+@app.command()
+def doctor(
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Check this installation: versions, devices, shipped models, text, results folder."""
+    from autoproxy import console
+    from autoproxy.commands.doctor import examine
+    from autoproxy.commands.workspace import Workspace
+
+    found = examine(Workspace(results))
+    _print(found, as_json, console.health)
+    if not found["healthy"]:
+        raise typer.Exit(1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0; 1 when `doctor` finds something wrong; 2 when the user can fix what went wrong; 130
+        after an interruption. A bug keeps its traceback.
+    """
+    try:
+        code = app(args=argv, standalone_mode=False)
+    except AutoproxyError as error:
+        return _refuse(str(error))
+    except (click.ClickException, typer.Abort) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else "stopped"
+        return _refuse(message)
+    except KeyboardInterrupt:
+        print("autoproxy: stopped; go on with: autoproxy resume", file=sys.stderr)
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str) -> int:
+    print(f"autoproxy: {message}", file=sys.stderr)
+    return 2
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def _print(
+    value: Mapping[str, Any], as_json: bool, draw: Callable[[Console, Mapping[str, Any]], None]
+) -> None:
+    if as_json:
+        _write(json.dumps(value, indent=2))
+        return
+    draw(Console(), value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Opening spaces and evaluators by name, and what can be said of them before any work."""
+
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+from autoproxy import plugins
+from autoproxy.errors import ConfigError
+from autoproxy.evaluation import Evaluator
+from autoproxy.language.expression import Expression
+from autoproxy.language.parse import kind_of
+from autoproxy.spaces import Baseline, SearchSpace
+
+PACKAGES = ("torch", "transformers", "deap", "sympy", "numpy", "sqlalchemy")
+
+
+class OpenEvaluator(Evaluator, Protocol):
+    """An evaluator that can also say what a metric is worth on the report text."""
+
+    def report_protocol(self) -> Mapping[str, Any]:
+        """Return everything that determines a reported value but the calibration seed."""
+        ...
+
+    def report(
+        self, expressions: Sequence[Expression], seeds: Iterable[int]
+    ) -> Iterator[Mapping[str, Any]]:
+        """Yield `seed`, `index` and the values of each expression, calibrated with each seed."""
+        ...
+
+    def dense(self) -> Mapping[str, float]:
+        """Return the values of the model as it is on the report text."""
+        ...
+
+
+def space(name: str) -> SearchSpace:
+    """Return the search space called `name`.
+
+    Raises:
+        ConfigError: There is none, or it is something else.
+    """
+    found = plugins.load("space", name)
+    if not isinstance(found, SearchSpace):
+        raise ConfigError(f"{name!r} is no SearchSpace but a {type(found).__name__}")
+    return found
+
+
+def evaluator(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    cache: Path,
+    notice: Callable[[str], None],
+) -> AbstractContextManager[OpenEvaluator]:
+    """Return the evaluator called `name`, made with `options`; leaving it gives all back.
+
+    Raises:
+        ConfigError: There is none of that name, or it refuses the options.
+    """
+    found = plugins.load("evaluator", name)
+    make = getattr(found, "from_options", None)
+    if make is None:
+        raise ConfigError(f"evaluator {name!r} has no from_options; see CONTRIBUTING.md")
+    made: AbstractContextManager[OpenEvaluator] = make(options, cache=cache, notice=notice)
+    return made
+
+
+def check_terminals(asked: SearchSpace, provider: Evaluator) -> None:
+    """See that the space asks for nothing that the evaluator lacks.
+
+    Raises:
+        ConfigError: It does; the message names the terminals.
+    """
+    missing = sorted(set(asked.terminals) - provider.provides)
+    if missing:
+        raise ConfigError(
+            f"space {asked.name!r} asks for {', '.join(missing)}, which the evaluator does not "
+            f"provide; it provides {', '.join(sorted(provider.provides))}"
+        )
+
+
+def usable_baselines(asked: SearchSpace, provider: Evaluator) -> tuple[Baseline, ...]:
+    """Return the hand-made metrics of the space that the evaluator can measure."""
+    return tuple(
+        baseline
+        for baseline in asked.baselines
+        if baseline.expression.terminals() <= provider.provides
+        and kind_of(baseline.expression) is asked.root
+    )
+
+
+def manifest(asked: SearchSpace) -> dict[str, Any]:
+    """Return versions, commit, machine and space: where a value came from, beside protocol."""
+    commit, dirty = _commit()
+    return {
+        "autoproxy": version("autoproxy"),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "commit": commit,
+        "dirty": dirty,
+        "space": asked.name,
+        "space_hash": asked.digest,
+    }
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """Return the commit of the checkout that this code runs from, where it is one."""
+    here = Path(__file__).parent
+    try:
+        top = _git(here, "rev-parse", "--show-toplevel")
+        if Path(top) / "autoproxy" / "commands" != here:
+            return None, None
+        return _git(here, "rev-parse", "HEAD"), bool(_git(here, "status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError, PackageNotFoundError):
+        return None, None
+
+
+def _git(where: Path, *words: str) -> str:
+    command = ["git", "-C", str(where), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603 - fixed words
+    return done.stdout.strip()

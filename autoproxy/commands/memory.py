@@ -1,0 +1,68 @@
+"""The ledger as the search sees it, with the counts that a view shows."""
+
+from collections import Counter
+
+from autoproxy.evaluation import Outcome
+from autoproxy.ledger.ledger import Ledger
+from autoproxy.ledger.records import Evaluation, Event
+from autoproxy.search.loop import Fate
+from autoproxy.sieve.rules import Kept
+
+
+class LedgerMemory:
+    """Keeps a run's outcomes and fates in the ledger the instant they are known.
+
+    Args:
+        ledger: Where they are kept.
+        run: Name of the run that the fates belong to.
+    """
+
+    def __init__(self, ledger: Ledger, run: str) -> None:
+        self._ledger = ledger
+        self._run = run
+        self.funnel: Counter[str] = Counter()
+        self.recalled = 0
+        self.spent = 0.0
+
+    def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
+        """Return what any run has learnt of a candidate under this protocol, or None."""
+        outcome = self._ledger.recall(key, protocol, fidelity)
+        self.recalled += outcome is not None
+        self.spent += fidelity if outcome is not None else 0.0
+        return outcome
+
+    def keep(self, kept: Kept, protocol: str, fidelity: float, outcome: Outcome) -> None:
+        """Store an outcome."""
+        self.spent += fidelity
+        self._ledger.remember(
+            Evaluation(
+                key=kept.key,
+                protocol=protocol,
+                fidelity=fidelity,
+                text=str(kept.expression),
+                identity=kept.identity,
+                outcome=outcome,
+            )
+        )
+
+    def note(self, fate: Fate) -> None:
+        """Store what became of a proposal."""
+        self.funnel["proposed"] += 1
+        self.funnel[fate.rule or fate.fate] += 1
+        self._ledger.append(
+            Event(
+                run=self._run,
+                slot=fate.proposal.slot,
+                key=fate.key,
+                text=str(fate.expression),
+                origin=fate.proposal.origin,
+                parents=fate.proposal.parents,
+                fate=fate.fate,
+                rule=fate.rule,
+                reason=fate.reason,
+                fidelity=fate.fidelity,
+                value=fate.value,
+                complexity=fate.complexity,
+                generation=fate.generation,
+            )
+        )

@@ -1,0 +1,180 @@
+"""Metrics by any name: find, explain, export, and write the winner of a run."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoproxy.commands import loading
+from autoproxy.commands.workspace import Workspace, write_json, write_text
+from autoproxy.errors import ConfigError, ExpressionError, unknown_name
+from autoproxy.evaluation import Individual
+from autoproxy.export.formula import to_infix, to_latex, to_sympy
+from autoproxy.export.manifest import from_json, to_json
+from autoproxy.export.python import python_source
+from autoproxy.language.blindness import Blindness
+from autoproxy.language.canonical import canonical, key, nonnegative, ordering
+from autoproxy.language.complexity import complexity
+from autoproxy.language.expression import Expression
+from autoproxy.language.parse import kind_of, parse
+from autoproxy.language.terminals import VOCABULARY
+from autoproxy.sieve.algebra import simplify
+
+FORMS = ("py", "sympy", "latex", "infix", "json")
+
+
+def find_metric(
+    workspace: Workspace, word: str, space: str
+) -> tuple[str, Expression, dict[str, str]]:
+    """Return name, expression and data sheet of what `word` stands for.
+
+    Args:
+        workspace: Where runs lie.
+        word: Name of a hand-made metric of `space`, of a run, a metric's JSON file, or an
+            expression.
+        space: Name of the space whose hand-made metrics are looked at.
+
+    Raises:
+        ExpressionError: It is none of these; the message says where the text is malformed.
+        ConfigError: The file or run cannot be read.
+    """
+    baselines = {baseline.name: baseline for baseline in loading.space(space).baselines}
+    if word in baselines:
+        sheet = {"source": baselines[word].source}
+        return word, canonical(baselines[word].expression), sheet
+    if word in workspace.runs():
+        return _of_run(workspace, word)
+    if word.endswith(".json"):
+        return _of_file(Path(word))
+    try:
+        return "metric", canonical(parse(word)), {}
+    except ExpressionError as error:
+        if not re.fullmatch(r"[\w.+-]+", word) or word in VOCABULARY:
+            raise
+        known = [*baselines, *workspace.runs()]
+        raise ConfigError(f"{unknown_name('metric', word, known)}\n(read as an expression: {error})") from None
+
+
+def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any]:
+    """Return what a metric is: forms, kinds, inputs, and what it orders like."""
+    name, expression, sheet = find_metric(workspace, word, space)
+    alike = [
+        baseline.name
+        for baseline in loading.space(space).baselines
+        if _row_order(baseline.expression) == _row_order(expression)
+    ]
+    return {
+        "name": name,
+        "text": str(expression),
+        "formula": to_infix(expression),
+        "latex": to_latex(expression),
+        "key": key(expression),
+        "kind": kind_of(expression).value,
+        "nonnegative": nonnegative(expression),
+        "size": expression.size,
+        "depth": expression.depth,
+        "complexity": complexity(expression),
+        "simplified": str(simplify(expression)),
+        "orders_like": {
+            "row": str(ordering(expression, Blindness.ROW)),
+            "matrix": str(ordering(expression, Blindness.MATRIX)),
+        },
+        "same_row_order_as": alike,
+        "inputs": [
+            {
+                "name": terminal.name,
+                "kind": terminal.kind.value,
+                "unit": terminal.unit,
+                "meaning": terminal.meaning,
+            }
+            for terminal in VOCABULARY.values()
+            if terminal.name in expression.terminals()
+        ],
+        **sheet,
+    }
+
+
+def export_metric(
+    workspace: Workspace, word: str | None, *, form: str, name: str | None, space: str
+) -> str:
+    """Return a metric in one of `FORMS`, as text.
+
+    Raises:
+        ConfigError: The form or the metric is unknown, or `name` cannot name a function.
+    """
+    if form not in FORMS:
+        raise ConfigError(unknown_name("form", form, FORMS))
+    word = workspace.existing_run(None) if word is None else word
+    found, expression, sheet = find_metric(workspace, word, space)
+    match form:
+        case "py":
+            return python_source(expression, name=name or identifier(found), data_sheet=sheet)
+        case "sympy":
+            return str(to_sympy(expression))
+        case "latex":
+            return to_latex(expression)
+        case "infix":
+            return to_infix(expression)
+    return json.dumps(to_json(expression, sheet), indent=2)
+
+
+def write_metric(
+    workspace: Workspace, run: str, winner: Individual, summary: Mapping[str, Any]
+) -> None:
+    """Write the winner of a run as `metrics/<run>.py` and `.json`."""
+    sheet = _sheet(run, summary)
+    name = identifier(run)
+    source = python_source(winner.expression, name=name, data_sheet=sheet)
+    write_text(workspace.metrics / f"{name}.py", source)
+    write_json(workspace.metrics / f"{name}.json", to_json(winner.expression, sheet))
+
+
+def identifier(name: str) -> str:
+    """Return `name` as the name of a Python function.
+
+    >>> identifier("importance-starter-50-s0.2")
+    'importance_starter_50_s0_2'
+    """
+    words = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
+    return words if words[:1].isalpha() else f"metric_{words}"
+
+
+def _row_order(expression: Expression) -> Expression:
+    return ordering(simplify(expression), Blindness.ROW)
+
+
+def _of_run(workspace: Workspace, run: str) -> tuple[str, Expression, dict[str, str]]:
+    path = workspace.run_folder(run) / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return run, parse(summary["winner"]["text"]), _sheet(run, summary)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"run {run!r} is not done, so it has no winner; go on: autoproxy resume {run}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+
+
+def _of_file(path: Path) -> tuple[str, Expression, dict[str, str]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    expression, sheet = from_json(content)
+    return path.stem, expression, dict(sheet)
+
+
+def _sheet(run: str, summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return the data sheet of a run's winner: where it came from and what it was worth."""
+    protocol = summary["protocol"]
+    words = ("model", "condition", "group", "calibration", "validation")
+    sheet = {"source run": run}
+    sheet |= {word: str(protocol[word]) for word in words if word in protocol}
+    sheet["model_hash"] = str(protocol.get("model_hash", ""))
+    objective = summary["objective"]
+    sheet["value"] = f"{summary['winner']['value']:.6g} {objective['unit']} ({objective['name']})"
+    return sheet

@@ -1,0 +1,94 @@
+"""The plan of a run: everything a search was asked to do, from a run file and flags."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoproxy.commands.workspace import to_toml
+from autoproxy.errors import ConfigError, unknown_name
+from autoproxy.search.config import SearchConfig, read_toml
+
+DEFAULTS: Mapping[str, Any] = {
+    "name": None,
+    "space": "importance",
+    "evaluator": "pruning",
+    "random_search": True,
+    "report_seeds": 5,
+}
+"""The options of the [run] table, with what holds where nothing is said."""
+
+_SECTIONS = {"run": None, "search": None, "evaluator": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a search was asked to do.
+
+    Attributes:
+        name: Of the run and of the metric that it exports; None until one is given.
+        space: Name of the search space.
+        evaluator: Name of the evaluator.
+        random_search: Whether the same budget is spent on random search besides.
+        report_seeds: How many calibration draws the report repeats.
+        search: How to search.
+        options: Options of the evaluator, as given; the evaluator checks them.
+    """
+
+    name: str | None
+    space: str
+    evaluator: str
+    random_search: bool
+    report_seeds: int
+    search: SearchConfig
+    options: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.report_seeds <= 1000:
+            raise ConfigError(f"report_seeds must lie in [1, 1000], got {self.report_seeds}")
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Return the plan as the tables of a run file."""
+        return {
+            "run": {key: getattr(self, key) for key in DEFAULTS},
+            "search": self.search.to_mapping(),
+            "evaluator": dict(self.options),
+        }
+
+    def to_toml(self) -> str:
+        """Return the run file that asks for this plan."""
+        return to_toml(self.tables())
+
+
+def make_plan(
+    path: Path | None,
+    *,
+    run: Mapping[str, Any],
+    search: Mapping[str, Any],
+    evaluator: Mapping[str, Any],
+) -> Plan:
+    """Return the plan of a run file, overridden by flags; a flag that is None says nothing.
+
+    Raises:
+        ConfigError: An unknown option or section, or a value that cannot be.
+    """
+    tables: Mapping[str, Mapping[str, Any]] = read_toml(path, _SECTIONS) if path else {}
+    where = str(path) if path else "the flags"
+    in_run = {**tables.get("run", {}), **_said(run)}
+    for name, value in in_run.items():
+        if name not in DEFAULTS:
+            raise ConfigError(f"{where}: {unknown_name('run option', name, DEFAULTS)}")
+        default = DEFAULTS[name]
+        wanted = str if default is None else type(default)
+        if type(value) is not wanted:
+            raise ConfigError(f"{where}: {name} must be a {wanted.__name__}, got {value!r}")
+    in_search = {"seed": 0, **tables.get("search", {}), **_said(search)}
+    return Plan(
+        **{**DEFAULTS, **in_run},
+        search=SearchConfig.from_mapping(in_search, where),
+        options={**tables.get("evaluator", {}), **_said(evaluator)},
+    )
+
+
+def _said(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}

@@ -1,0 +1,114 @@
+"""The report: metrics on a text that no search saw, calibrated with several seeds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from autoproxy.commands.loading import OpenEvaluator
+from autoproxy.commands.progress import Clock, Progress, Show
+from autoproxy.language.canonical import canonical, key
+from autoproxy.language.complexity import complexity
+from autoproxy.language.expression import Expression
+from autoproxy.ledger.ledger import Ledger
+from autoproxy.ledger.records import ReportRow
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A metric with the name and the role under which it is listed."""
+
+    role: str
+    name: str
+    expression: Expression
+
+
+class Reporter:
+    """Measures metrics on the report text and keeps each value the instant it is known.
+
+    Args:
+        ledger: Where values are kept; what it knows is not measured again.
+        evaluator: Measures.
+        run: Run that the metrics belong to, None for none.
+        show: Told of every step.
+    """
+
+    def __init__(
+        self, ledger: Ledger, evaluator: OpenEvaluator, run: str | None, show: Show
+    ) -> None:
+        self._ledger = ledger
+        self._evaluator = evaluator
+        self._run = run
+        self._show = show
+        self._protocol = evaluator.report_protocol()
+
+    def report(self, named: Sequence[Named], seeds: Iterable[int]) -> list[ReportRow]:
+        """Return one row for each metric and seed, and one for the dense model."""
+        clock = Clock()
+        seeds = tuple(seeds)
+        total = len(seeds) * len(named)
+        rows = [self._dense_row()]
+        for seed in seeds:
+            missing = []
+            for metric in named:
+                known = self._known(metric, seed)
+                if known is None:
+                    missing.append(metric)
+                else:
+                    rows.append(known)
+            self._show(Progress("report", len(rows) - 1, total, clock.seconds))
+            for row in self._measure(missing, seed):
+                rows.append(row)
+                self._show(Progress("report", len(rows) - 1, total, clock.seconds))
+        return rows
+
+    def _measure(self, missing: Sequence[Named], seed: int) -> Iterable[ReportRow]:
+        expressions = [canonical(metric.expression) for metric in missing]
+        for values in self._evaluator.report(expressions, [seed]) if expressions else ():
+            metric = missing[values["index"]]
+            row = self._row(metric, seed, values["perplexity"], values["kl"])
+            self._ledger.add_reports([row])
+            yield row
+
+    def _known(self, metric: Named, seed: int) -> ReportRow | None:
+        """Return the row of this metric, reusing what was measured under another name."""
+        digest = key(metric.expression)
+        for row in self._ledger.reports():
+            if (row.key, row.seed, dict(row.protocol)) == (digest, seed, dict(self._protocol)):
+                if (row.role, row.name) == (metric.role, metric.name):
+                    return row
+                copy = self._row(metric, seed, row.perplexity, row.kl)
+                self._ledger.add_reports([copy])
+                return copy
+        return None
+
+    def _dense_row(self) -> ReportRow:
+        dense = self._evaluator.dense()
+        row = ReportRow(
+            run=None,
+            role="dense",
+            name="dense",
+            text="",
+            key="",
+            complexity=0,
+            seed=0,
+            perplexity=dense["perplexity"],
+            kl=0.0,
+            protocol=self._protocol,
+        )
+        self._ledger.add_reports([row])
+        return row
+
+    def _row(self, metric: Named, seed: int, perplexity: float, kl: float) -> ReportRow:
+        expression = canonical(metric.expression)
+        own = metric.role != "baseline"
+        return ReportRow(
+            run=self._run if own else None,
+            role=metric.role,
+            name=metric.name,
+            text=str(expression),
+            key=key(expression),
+            complexity=complexity(expression),
+            seed=seed,
+            perplexity=perplexity,
+            kl=kl,
+            protocol=self._protocol,
+        )

@@ -1,0 +1,345 @@
+"""One run from plan to leaderboard: baselines, search, random search, finals, report, export."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autoproxy.commands import loading
+from autoproxy.commands.boards import write_leaderboard
+from autoproxy.commands.memory import LedgerMemory
+from autoproxy.commands.metrics import write_metric
+from autoproxy.commands.plan import Plan, make_plan
+from autoproxy.commands.progress import Clock, Progress, Show
+from autoproxy.commands.reporting import Named, Reporter
+from autoproxy.commands.summary import summarise
+from autoproxy.commands.workspace import Workspace, write_json, write_text
+from autoproxy.errors import ConfigError
+from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
+from autoproxy.language.canonical import canonical, key
+from autoproxy.ledger.hall_of_fame import HallOfFame
+from autoproxy.ledger.ledger import Ledger
+from autoproxy.ledger.records import Evaluation, RunRecord
+from autoproxy.search.loop import Search, finalists
+from autoproxy.search.state import SearchState
+from autoproxy.spaces import Baseline, SearchSpace
+
+RANDOM_SUFFIX = ".random"
+"""The companion run of random search has the run's name with this at its end."""
+
+REFERENCE = "wanda"
+"""The hand-made metric that progress is shown against."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run: what was asked, where its results go, and who watches.
+
+    Attributes:
+        plan: What was asked.
+        workspace: Where results go.
+        show: Told of every step.
+        run: Name of an existing run to go on with; None starts a new one.
+    """
+
+    plan: Plan
+    workspace: Workspace
+    show: Show
+    run: str | None = None
+
+    def execute(self) -> dict[str, Any]:
+        """Do the whole run and return its summary, which is also in the run's folder.
+
+        Raises:
+            AutoproxyError: Something that the user can mend; what was measured is kept.
+        """
+        self.workspace.prepare()
+        space = loading.space(self.plan.space)
+        options = {"seed": self.plan.search.seed, **self.plan.options}
+        self.show(Progress("statistics"))
+        with contextlib.ExitStack() as stack:
+            ledger = stack.enter_context(Ledger.open(self.workspace.ledger))
+            evaluator = stack.enter_context(
+                loading.evaluator(
+                    self.plan.evaluator,
+                    options,
+                    cache=self.workspace.cache,
+                    notice=lambda text: self.show(Progress("statistics", notice=text)),
+                )
+            )
+            loading.check_terminals(space, evaluator)
+            name = self.run or self._new_name(space, evaluator.protocol())
+            stack.enter_context(self._new_folder(name))
+            return _Run(self, name, space, evaluator, ledger).execute()
+
+    def _new_name(self, space: SearchSpace, protocol: Mapping[str, Any]) -> str:
+        taken = self.workspace.runs()
+        if self.plan.name is not None:
+            if self.plan.name in taken:
+                raise ConfigError(
+                    f"run {self.plan.name!r} exists in {self.workspace.folder}; go on with "
+                    f"it: autoproxy resume {self.plan.name}; or give another --name"
+                )
+            return self.plan.name
+        words = [space.name, protocol.get("model", ""), protocol.get("condition", "")]
+        base = "-".join(
+            "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words
+        )
+        base = f"{base}-s{self.plan.search.seed}"
+        number = 2
+        name = base
+        while name in taken:
+            name = f"{base}.{number}"
+            number += 1
+        return name
+
+    @contextlib.contextmanager
+    def _new_folder(self, name: str) -> Iterator[None]:
+        folder = self.workspace.run_folder(name)
+        write_text(folder / "run.toml", replace(self.plan, name=name).to_toml())
+        with self.workspace.locked(name):
+            yield
+
+
+def resume_session(workspace: Workspace, run: str | None, show: Show) -> Session:
+    """Return the session that goes on with `run` (default: the latest).
+
+    Raises:
+        ConfigError: There is no such run, or another process is at work on it.
+    """
+    name = workspace.existing_run(run)
+    with workspace.locked(name):
+        plan = make_plan(
+            workspace.run_folder(name) / "run.toml", run={}, search={}, evaluator={}
+        )
+    return Session(plan, workspace, show, name)
+
+
+class _Run:
+    """The stages of one run, once everything that they need is open."""
+
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        space: SearchSpace,
+        evaluator: loading.OpenEvaluator,
+        ledger: Ledger,
+    ) -> None:
+        self._plan = session.plan
+        self._workspace = session.workspace
+        self._show = session.show
+        self._name = name
+        self._space = space
+        self._evaluator = evaluator
+        self._ledger = ledger
+        self._protocol = ledger.remember_protocol(evaluator.protocol())
+        self._sign = evaluator.objective.sign
+        self._clock = Clock()
+
+    def execute(self) -> dict[str, Any]:
+        """Do every stage and write what comes of it."""
+        self._begin(self._name, self._plan.search.strategy)
+        try:
+            summary = self._stages()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self._ledger.update_run(
+                    self._name, status="interrupted", seconds=self._clock.seconds
+                )
+            raise
+        return summary
+
+    def _stages(self) -> dict[str, Any]:
+        baselines = self._measure_baselines()
+        found, memory = self._search(self._name, self._plan, baselines)
+        companion = None
+        if self._plan.random_search and self._plan.search.strategy != "random":
+            companion = self._random_search(found, baselines)
+        winner, finals = self._finals(found)
+        rival = self._finals(companion[0])[0] if companion else None
+        rows = self._report(winner, rival)
+        hall = _hall(found, self._evaluator)
+        summary = summarise(
+            run=self._name,
+            space=self._space,
+            evaluator=self._evaluator,
+            found=(found, memory),
+            hall=hall,
+            baselines=baselines,
+            companion=companion,
+            winner=winner,
+            rival=rival,
+            finals=finals,
+            rows=rows,
+            seconds=self._clock.seconds,
+        )
+        self._finish(summary, hall, winner)
+        return summary
+
+    def _begin(self, name: str, strategy: str) -> None:
+        self._ledger.begin_run(
+            RunRecord(
+                run=name,
+                seed=self._plan.search.seed,
+                space=self._space.name,
+                evaluator=self._plan.evaluator,
+                config={**self._plan.tables(), "strategy": strategy},
+                protocol=self._evaluator.protocol(),
+                manifest=loading.manifest(self._space),
+                status="running",
+                seconds=0.0,
+                summary=None,
+            )
+        )
+
+    def _measure_baselines(self) -> dict[str, tuple[Baseline, Outcome]]:
+        """Measure every hand-made metric that the evaluator can, outside the budget."""
+        clock = Clock()
+        usable = loading.usable_baselines(self._space, self._evaluator)
+        measured: dict[str, tuple[Baseline, Outcome]] = {}
+        for number, baseline in enumerate(usable):
+            self._show(Progress("baselines", number, len(usable), clock.seconds))
+            measured[baseline.name] = (baseline, self._measure(baseline))
+        return measured
+
+    def _measure(self, baseline: Baseline) -> Outcome:
+        expression = canonical(baseline.expression)
+        known = self._ledger.recall(key(expression), self._protocol, 1.0)
+        if known is not None:
+            return known
+        (outcome,) = self._evaluator.measure([expression], 1.0)
+        self._ledger.remember(
+            Evaluation(key(expression), self._protocol, 1.0, str(expression), None, outcome)
+        )
+        return outcome
+
+    def _search(
+        self, name: str, plan: Plan, baselines: Mapping[str, tuple[Baseline, Outcome]]
+    ) -> tuple[SearchState, LedgerMemory]:
+        stage = "search" if name == self._name else "random search"
+        clock = Clock()
+        memory = LedgerMemory(self._ledger, name)
+        limit = plan.search.minutes
+        state = SearchState()
+        reference = _reference(baselines)
+
+        def show() -> None:
+            best = state.best(self._evaluator.objective)
+            self._show(
+                Progress(
+                    stage,
+                    memory.spent,
+                    plan.search.evaluations,
+                    clock.seconds,
+                    generation=state.generation,
+                    funnel=dict(memory.funnel),
+                    best=(str(best.expression), best.value) if best else None,
+                    reference=reference,
+                )
+            )
+
+        def expired() -> bool:  # asked after every measurement
+            show()
+            return limit is not None and clock.seconds > 60 * limit
+
+        loop = Search(self._space, self._evaluator, memory, plan.search, expired)
+        for state in loop.run():  # noqa: B007 - the last one is the result
+            show()
+        return state, memory
+
+    def _random_search(
+        self, found: SearchState, baselines: Mapping[str, tuple[Baseline, Outcome]]
+    ) -> tuple[SearchState, LedgerMemory]:
+        """Spend what the search spent on random expressions: same sieve, same ladder."""
+        name = self._name + RANDOM_SUFFIX
+        config = replace(
+            self._plan.search,
+            strategy="random",
+            seeds=False,
+            minutes=None,
+            evaluations=max(1.0, found.spent),
+        )
+        self._begin(name, "random")
+        result = self._search(name, replace(self._plan, search=config), baselines)
+        self._ledger.update_run(name, status="done", seconds=self._clock.seconds)
+        return result
+
+    def _finals(self, state: SearchState) -> tuple[Individual, dict[str, tuple[float, ...]]]:
+        """Re-rank the best by their losses on fresh blocks, the same ones for all."""
+        chosen = finalists(state, self._plan.search.finalists, self._sign)
+        if not chosen:
+            raise ConfigError(
+                f"the search measured nothing in full with {state.spent:g} evaluations; give it "
+                "more: --evaluations"
+            )
+        clock = Clock()
+        losses: dict[str, tuple[float, ...]] = {}
+        for number, individual in enumerate(chosen):
+            self._show(Progress("finals", number, len(chosen), clock.seconds))
+            losses[individual.key] = self._confirmed(individual)
+        winner = min(chosen, key=lambda i: (sum(losses[i.key]), i.complexity, i.slot))
+        return winner, losses
+
+    def _confirmed(self, individual: Individual) -> tuple[float, ...]:
+        protocol = content_hash({**self._evaluator.protocol(), "rung": "confirm"})
+        known = self._ledger.recall(individual.key, protocol, 1.0)
+        if isinstance(known, Measured):
+            return tuple(known.details[str(i)] for i in range(len(known.details)))
+        losses = tuple(self._evaluator.confirm(individual.expression))
+        details = {str(i): loss for i, loss in enumerate(losses)}
+        outcome = Measured(sum(losses) / len(losses), 1.0, details=details)
+        text = str(individual.expression)
+        self._ledger.remember(
+            Evaluation(individual.key, protocol, 1.0, text, None, outcome)
+        )
+        return losses
+
+    def _report(self, winner: Individual, rival: Individual | None) -> Sequence[Any]:
+        """Measure winner, random search's winner and hand-made metrics on the report text."""
+        named = [
+            Named("baseline", baseline.name, canonical(baseline.expression))
+            for baseline in loading.usable_baselines(self._space, self._evaluator)
+            if baseline.reported
+        ]
+        named.append(Named("discovered", self._name, winner.expression))
+        if rival is not None:
+            named.append(Named("random-search", self._name + RANDOM_SUFFIX, rival.expression))
+        reporter = Reporter(self._ledger, self._evaluator, self._name, self._show)
+        first = self._plan.search.seed
+        return reporter.report(named, range(first, first + self._plan.report_seeds))
+
+    def _finish(self, summary: Mapping[str, Any], hall: HallOfFame, winner: Individual) -> None:
+        folder = self._workspace.run_folder(self._name)
+        write_json(folder / "hall_of_fame.json", {"hall_of_fame": hall.to_json()})
+        manifest = {
+            **loading.manifest(self._space),
+            "run": self._name,
+            "config": self._plan.tables(),
+            "protocol": self._evaluator.protocol(),
+            "report_protocol": self._evaluator.report_protocol(),
+            "funnel": summary["funnel"],
+        }
+        write_json(folder / "manifest.json", manifest)
+        write_json(folder / "summary.json", summary)
+        write_metric(self._workspace, self._name, winner, summary)
+        self._ledger.update_run(
+            self._name, status="done", seconds=self._clock.seconds, summary=summary
+        )
+        write_leaderboard(self._workspace, self._ledger)
+
+
+def _hall(state: SearchState, evaluator: loading.OpenEvaluator) -> HallOfFame:
+    hall = HallOfFame(evaluator.objective)
+    for individual in state.archive:
+        hall = hall.add(individual)
+    return hall
+
+
+def _reference(
+    baselines: Mapping[str, tuple[Baseline, Outcome]],
+) -> tuple[str, float] | None:
+    _, outcome = baselines.get(REFERENCE, (None, None))
+    return (REFERENCE, outcome.value) if isinstance(outcome, Measured) else None
+
+

@@ -1,0 +1,131 @@
+"""The summary of a run: what was asked, found, compared and saved, as plain values."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from autoproxy.commands.loading import OpenEvaluator
+from autoproxy.commands.memory import LedgerMemory
+from autoproxy.evaluation import Individual, Measured, Outcome
+from autoproxy.export.formula import to_infix
+from autoproxy.ledger.hall_of_fame import HallOfFame
+from autoproxy.ledger.leaderboard import entries_of
+from autoproxy.ledger.records import ReportRow
+from autoproxy.search.state import SearchState
+from autoproxy.sieve.rules import Cost
+from autoproxy.sieve.sieve import RULES
+from autoproxy.spaces import Baseline, SearchSpace
+
+Found = tuple[SearchState, LedgerMemory]
+Losses = Mapping[str, Sequence[float]]
+
+
+def describe_search(state: SearchState, memory: LedgerMemory, best: Individual) -> dict[str, Any]:
+    """Return what one search did and found."""
+    return {
+        "generations": state.generation,
+        "proposals": state.slot,
+        "spent": round(state.spent, 6),
+        "measured_in_full": len(state.archive),
+        "recalled": memory.recalled,
+        "stopped": state.finished,
+        "best": describe(best),
+        "funnel": funnel(memory),
+    }
+
+
+def funnel(memory: LedgerMemory) -> dict[str, int]:
+    """Return how many proposals each rule dropped, in the order of the sieve, and the rest."""
+    counts = memory.funnel
+    names = ("proposed", *(rule.name for rule in RULES), "screened", "failed", "measured")
+    return {name: counts.get(name, 0) for name in names}
+
+
+def evaluations_saved(counts: Mapping[str, int]) -> int:
+    """Return the well-formed proposals that the sieve kept from being measured."""
+    dear = [rule.name for rule in RULES if rule.cost >= Cost.ALGEBRA]
+    return sum(counts[name] for name in dear)
+
+
+def describe(individual: Individual) -> dict[str, Any]:
+    """Return an individual as plain values."""
+    return {
+        "text": str(individual.expression),
+        "formula": to_infix(individual.expression),
+        "key": individual.key,
+        "complexity": individual.complexity,
+        "value": individual.value,
+        "slot": individual.slot,
+        "origin": individual.origin,
+        "parents": list(individual.parents),
+        "details": dict(individual.details),
+    }
+
+
+def describe_baselines(
+    baselines: Mapping[str, tuple[Baseline, Outcome]],
+) -> list[dict[str, Any]]:
+    """Return the hand-made metrics with their values on the search text, best first."""
+    rows = []
+    for name, (baseline, outcome) in baselines.items():
+        row: dict[str, Any] = {"name": name, "text": baseline.text, "source": baseline.source}
+        if isinstance(outcome, Measured):
+            row |= {"value": outcome.value, "details": dict(outcome.details)}
+        else:
+            row |= {"value": None, "reason": outcome.reason}
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["value"] is None, row["value"]))
+
+
+def describe_report(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
+    """Return what each metric is worth on the report text, best first."""
+    return [asdict(entry) for entry in entries_of(rows)]
+
+
+def summarise(
+    *,
+    run: str,
+    space: SearchSpace,
+    evaluator: OpenEvaluator,
+    found: Found,
+    hall: HallOfFame,
+    baselines: Mapping[str, tuple[Baseline, Outcome]],
+    companion: Found | None,
+    winner: Individual,
+    rival: Individual | None,
+    finals: Losses,
+    rows: Sequence[ReportRow],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the summary of a run as plain JSON values."""
+    state, memory = found
+    searched = describe_search(state, memory, winner)
+    return {
+        "run": run,
+        "space": space.name,
+        "objective": {
+            "name": evaluator.objective.name,
+            "unit": evaluator.objective.unit,
+            "direction": evaluator.objective.direction.value,
+        },
+        "winner": describe(winner),
+        "winner_losses": list(finals[winner.key]),
+        "finalists": [
+            {"key": key, "mean_loss": math.fsum(losses) / len(losses)}
+            for key, losses in sorted(finals.items(), key=lambda item: math.fsum(item[1]))
+        ],
+        "funnel": searched["funnel"],
+        "evaluations_saved": evaluations_saved(searched["funnel"]),
+        "search": searched,
+        "random_search": (
+            describe_search(*companion, rival) if companion and rival else None
+        ),
+        "front": [describe(individual) for individual in hall.front()],
+        "baselines": describe_baselines(baselines),
+        "report": describe_report(rows),
+        "protocol": dict(evaluator.protocol()),
+        "report_protocol": dict(evaluator.report_protocol()),
+        "seconds": round(seconds, 3),
+    }
+

@@ -1,0 +1,165 @@
+"""The results folder: where the ledger, the runs, the metrics and the leaderboard lie."""
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from autoproxy.errors import ConfigError, StorageError, unknown_name
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder that `--results` names, made when it is first written to.
+
+    Attributes:
+        folder: `ledger.sqlite`, `leaderboard.md`, `leaderboard.csv`, `metrics/`, `runs/`, and
+            `cache/` for statistics.
+    """
+
+    folder: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The database of every evaluation."""
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def cache(self) -> Path:
+        """Statistics of models; safe to delete."""
+        return self.folder / "cache"
+
+    @property
+    def metrics(self) -> Path:
+        """Discovered metrics as Python functions."""
+        return self.folder / "metrics"
+
+    def prepare(self) -> None:
+        """Make the folder and see that it can be written, before any long work.
+
+        Raises:
+            StorageError: It cannot.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"the results folder {self.folder} cannot be written: {error.strerror}; "
+                "choose another with --results DIR"
+            ) from None
+
+    def run_folder(self, run: str) -> Path:
+        """Return the folder of `run`.
+
+        Raises:
+            ConfigError: The name cannot be that of a folder.
+        """
+        if not _RUN_NAME.fullmatch(run):
+            raise ConfigError(
+                f"{run!r} cannot name a run; use letters, digits, '.', '_' and '-', "
+                "at most 100 of them"
+            )
+        return self.folder / "runs" / run
+
+    def runs(self) -> tuple[str, ...]:
+        """Return the names of the runs that have a folder here, oldest first."""
+        folders = (self.folder / "runs").glob("*/run.toml")
+        return tuple(path.parent.name for path in sorted(folders, key=_age))
+
+    def existing_run(self, run: str | None) -> str:
+        """Return `run`, or the latest where it is None.
+
+        Raises:
+            ConfigError: There is no such run; the message has the nearest.
+        """
+        known = self.runs()
+        if not known:
+            raise ConfigError(f"there is no run in {self.folder}; start one: autoproxy search")
+        if run is None:
+            return known[-1]
+        if run not in known:
+            raise ConfigError(unknown_name("run", run, known))
+        return run
+
+    @contextlib.contextmanager
+    def locked(self, run: str) -> Iterator[None]:
+        """Hold the run for this process; the system lets go of it if the process dies.
+
+        Raises:
+            ConfigError: Another process is at work on this run.
+        """
+        lock = FileLock(self.run_folder(run) / "run.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"run {run!r} is still running in another process; wait for it, or stop that "
+                "process, then resume"
+            ) from None
+        except OSError as error:
+            raise _unwritable(Path(lock.lock_file), error) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _age(path: Path) -> tuple[float, str]:
+    return path.stat().st_mtime, path.parent.name
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: a reader never sees a half.
+
+    Raises:
+        StorageError: The disk is full or the place is read-only.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _unwritable(path, error) from None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as readable JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written: {error.strerror or error}; free some space or choose "
+        "another folder with --results DIR"
+    )
+
+
+def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return TOML of tables of plain values; None is left out, as TOML has none.
+
+    >>> print(to_toml({"search": {"seed": 0, "minutes": None, "strategy": "evolve"}}), end="")
+    [search]
+    seed = 0
+    strategy = "evolve"
+    """
+    lines: list[str] = []
+    for name, table in tables.items():
+        lines += [f"[{name}]"]
+        # The JSON form of strings, numbers, booleans and their lists is also their TOML form.
+        lines += [f"{k} = {json.dumps(v)}" for k, v in table.items() if v is not None]
+        lines += [""]
+    return "\n".join(lines).rstrip("\n") + "\n"

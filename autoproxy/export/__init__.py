@@ -1,0 +1,1 @@
+"""Exports: a metric as Python, sympy, LaTeX, infix text and JSON."""

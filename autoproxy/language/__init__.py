@@ -1,0 +1,1 @@
+"""The language: typed expressions over the tensors of one linear layer."""

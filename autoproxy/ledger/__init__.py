@@ -1,0 +1,1 @@
+"""The ledger: every evaluation of every run, the instant it ends."""

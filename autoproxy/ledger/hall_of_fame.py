@@ -1,0 +1,90 @@
+"""The hall of fame: the best individual at each complexity."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Self
+
+from autoproxy.errors import ConfigError
+from autoproxy.evaluation import Individual, Objective
+from autoproxy.language.parse import parse
+
+
+@dataclass(frozen=True, slots=True)
+class HallOfFame:
+    """The best individual ever at each complexity; the lower slot wins between equals.
+
+    Attributes:
+        objective: What the values mean.
+        by_complexity: One individual for each complexity that had any.
+    """
+
+    objective: Objective
+    by_complexity: Mapping[int, Individual] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    def add(self, individual: Individual) -> Self:
+        """Return the hall of fame after `individual` was seen."""
+        known = self.by_complexity.get(individual.complexity)
+        if known is not None and not self._precedes(individual, known):
+            return self
+        held = {**self.by_complexity, individual.complexity: individual}
+        return type(self)(self.objective, MappingProxyType(dict(sorted(held.items()))))
+
+    def best(self) -> Individual | None:
+        """Return the best of all by value; the simpler one of equals."""
+        front = self.front()
+        return front[-1] if front else None
+
+    def front(self) -> tuple[Individual, ...]:
+        """Return those that no simpler one equals or beats, by rising complexity.
+
+        Values improve strictly along it.
+        """
+        front: list[Individual] = []
+        for complexity in sorted(self.by_complexity):
+            individual = self.by_complexity[complexity]
+            if not front or self.objective.better(individual.value, front[-1].value):
+                front.append(individual)
+        return tuple(front)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return it as plain values, by rising complexity; floats are exact."""
+        return [
+            {
+                "text": str(individual.expression),
+                "key": individual.key,
+                "complexity": individual.complexity,
+                "value": individual.value,
+                "slot": individual.slot,
+                "origin": individual.origin,
+                "parents": list(individual.parents),
+                "details": dict(individual.details),
+            }
+            for _, individual in sorted(self.by_complexity.items())
+        ]
+
+    @classmethod
+    def from_json(cls, objective: Objective, rows: Sequence[Mapping[str, Any]]) -> Self:
+        """Return the hall of fame that `to_json` wrote.
+
+        Raises:
+            ConfigError: The rows are something else.
+        """
+        hall = cls(objective)
+        try:
+            for row in rows:
+                values = {name: row[name] for name in row if name not in {"text", "parents"}}
+                individual = Individual(
+                    expression=parse(row["text"]), parents=tuple(row["parents"]), **values
+                )
+                hall = hall.add(individual)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"this is no hall of fame of AutoProxy: {error}") from None
+        return hall
+
+    def _precedes(self, a: Individual, b: Individual) -> bool:
+        if a.value == b.value:
+            return a.slot < b.slot
+        return self.objective.better(a.value, b.value)

@@ -1,0 +1,121 @@
+"""The rows of the ledger as values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoproxy.evaluation import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one candidate was worth under one protocol.
+
+    Attributes:
+        key: Content hash of the canonical form.
+        protocol: Content hash of the protocol.
+        fidelity: Share of full cost.
+        text: Canonical form.
+        identity: Hash of all that the objective sees (for pruning: all masks), where known.
+        outcome: Measured or failed.
+    """
+
+    key: str
+    protocol: str
+    fidelity: float
+    text: str
+    identity: str | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What became of one proposal of one run.
+
+    Attributes:
+        run: Name of the run.
+        slot: Position in the run's order of proposals.
+        key: Content hash of the canonical form; empty for what was dropped.
+        text: Canonical form of what was kept, else the proposal.
+        origin: `random`, `crossover`, `subtree`, `point`, `wrap`, `shrink`, `constant`, `seed`.
+        parents: Keys of its parents.
+        fate: `measured`, `screened`, `failed` or `dropped`.
+        rule: The rule that dropped it.
+        reason: Why it was dropped or failed.
+        fidelity: Of the dearest measurement.
+        value: Of the dearest measurement.
+        complexity: Sum of the costs of its primitives.
+        generation: Of the run.
+    """
+
+    run: str
+    slot: int
+    key: str
+    text: str
+    origin: str
+    parents: tuple[str, ...]
+    fate: str
+    rule: str | None
+    reason: str | None
+    fidelity: float | None
+    value: float | None
+    complexity: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run: what was asked, where it was done, how it stands.
+
+    Attributes:
+        run: Name.
+        seed: Root of its randomness.
+        space: Name of its search space.
+        evaluator: Name of its evaluator.
+        config: All that was asked.
+        protocol: All that determines a value.
+        manifest: Versions, commit, machine.
+        status: `running`, `interrupted` or `done`.
+        seconds: Wall-clock time so far.
+        summary: What came of it, once done.
+    """
+
+    run: str
+    seed: int
+    space: str
+    evaluator: str
+    config: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    status: str
+    seconds: float
+    summary: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """One metric on the report text, calibrated with one seed.
+
+    Attributes:
+        run: Run that discovered it; None for hand-made metrics and the dense model.
+        role: `discovered`, `baseline`, `random-search`, `evaluated` or `dense`.
+        name: Under which it is listed.
+        text: Canonical form; empty for the dense model.
+        key: Content hash of the canonical form; empty for the dense model.
+        complexity: Sum of the costs of its primitives.
+        seed: Of the calibration draw.
+        perplexity: On the report text.
+        kl: Nats from the dense model, mean over positions.
+        protocol: All that determines the value but the seed.
+    """
+
+    run: str | None
+    role: str
+    name: str
+    text: str
+    key: str
+    complexity: int
+    seed: int
+    perplexity: float
+    kl: float
+    protocol: Mapping[str, Any]

@@ -1,0 +1,1 @@
+"""The sieve: rules that drop candidates before they cost anything."""

@@ -1,0 +1,1 @@
+"""Evaluators: everything that touches models and text."""
