@@ -1,0 +1,129 @@
+"""What a pruning evaluator is asked: checked whole when it is made."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from autoproxy.errors import ConfigError, unknown_name
+from evaluators.masks import Pattern, check_group, parse_pattern
+from evaluators.starter import STARTERS
+
+DEFAULT_LENGTH = 2048
+"""Tokens in a sequence where nothing is said, capped by the model: never what the model could
+take at most, which mixes up tables in the literature and runs out of memory at 131,072."""
+
+STARTER_LENGTH = 256
+REPORT_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningConfig:
+    """What to prune, how, and on which texts.
+
+    Attributes:
+        model: `starter`, a folder, or a hub name.
+        calibration: Sources of the text that statistics are taken on.
+        validation: Sources of the text that the search is scored on.
+        text: Sources of the text of the report, which no search sees.
+        sparsity: Share of the weights to drop, such as `0.5`; or
+        pattern: `KEEP:BLOCK`, such as `2:4`. Where neither is said, half is dropped.
+        group: Where importances are compared: `row` or `matrix`.
+        seed: Of the calibration draw.
+        device: `cpu`, `cuda`, ...
+        dtype: Of the model's numbers; importances are computed in float32.
+        length: Tokens in a sequence; None for 2048 capped by the model (starter: 256).
+        calibration_blocks: Sequences to calibrate on.
+        validation_blocks: Sequences to score on; the first of them is the cheap rung.
+        confirm_blocks: Fresh sequences of the validation text, for finalists.
+        text_blocks: Sequences of the report; None for about 8,192 tokens.
+    """
+
+    model: str = "starter"
+    calibration: tuple[str, ...] = ("topics:calibration",)
+    validation: tuple[str, ...] = ("topics:validation",)
+    text: tuple[str, ...] = ("topics:test",)
+    sparsity: str | None = None
+    pattern: str | None = None
+    group: str = "row"
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    length: int | None = None
+    calibration_blocks: int = 16
+    validation_blocks: int = 4
+    confirm_blocks: int = 8
+    text_blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        check_group(self.group)
+        _ = self.condition  # refuses what cannot be
+        for name in ("calibration_blocks", "validation_blocks", "confirm_blocks"):
+            _at_least(name, getattr(self, name), 1)
+        if self.length is not None:
+            _at_least("length", self.length, 2)
+        if self.text_blocks is not None:
+            _at_least("text_blocks", self.text_blocks, 1)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Make a configuration from plain values, as in a run file.
+
+        Raises:
+            ConfigError: An unknown option, or a value that cannot be.
+        """
+        fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+        given: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in fields:
+                raise ConfigError(unknown_name("evaluator option", name, fields))
+            given[name] = _converted(name, value, fields[name])
+        return cls(**given)
+
+    @property
+    def condition(self) -> Pattern:
+        """The pattern that is asked for."""
+        if self.sparsity is None and self.pattern is None:
+            return parse_pattern("0.5", None)
+        return parse_pattern(self.sparsity, self.pattern)
+
+    def sequence_length(self, longest: int) -> int:
+        """Return the tokens in a sequence for a model that takes at most `longest`.
+
+        Raises:
+            ConfigError: More are asked for than the model takes.
+        """
+        if self.length is None:
+            usual = STARTER_LENGTH if self.model in STARTERS else DEFAULT_LENGTH
+            return min(usual, longest)
+        if self.length > longest:
+            raise ConfigError(
+                f"length {self.length} exceeds the {longest} tokens that model {self.model!r} "
+                f"takes; ask for --length {longest} or less"
+            )
+        return self.length
+
+    def report_blocks(self, length: int) -> int:
+        """Return the sequences of the report at this length."""
+        return self.text_blocks or max(1, REPORT_TOKENS // length)
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise ConfigError(f"{name} must be at least {low}, got {value}")
+
+
+def _converted(name: str, value: Any, wanted: str) -> Any:  # noqa: ANN401 - checked here
+    """Return an option's value as its field wants it."""
+    if wanted.startswith("tuple"):
+        many = [value] if isinstance(value, str) else value
+        if isinstance(many, list | tuple) and many and all(isinstance(v, str) for v in many):
+            return tuple(many)
+    elif wanted.startswith("int"):
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif name == "sparsity" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    elif isinstance(value, str):
+        return value
+    raise ConfigError(f"evaluator option {name} must be a {wanted}, got {value!r}")

@@ -1,0 +1,220 @@
+"""Masks: which weights stay. True = keep; a count, never a fraction, reaches the selection."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoproxy.errors import ConfigError, unknown_name
+
+GROUPS = ("row", "matrix")
+
+
+@dataclass(frozen=True, slots=True)
+class Unstructured:
+    """Drop a share of the weights of each group.
+
+    Attributes:
+        sparsity: Share that is dropped, in [0, 1); exact, so that 0.29 of 100 is 29.
+    """
+
+    sparsity: Fraction
+
+    def __str__(self) -> str:
+        return f"{float(100 * self.sparsity):g}%"
+
+    def dropped(self, size: int) -> int:
+        """Return how many of `size` weights are dropped: floor(size * sparsity).
+
+        >>> Unstructured(Fraction("0.29")).dropped(100)
+        29
+        """
+        return int(size * self.sparsity)
+
+
+@dataclass(frozen=True, slots=True)
+class NM:
+    """Keep some of each block of consecutive inputs, as 2:4 keeps two of four.
+
+    Attributes:
+        keep: Weights that stay in a block.
+        block: Weights in a block.
+    """
+
+    keep: int
+    block: int
+
+    def __str__(self) -> str:
+        return f"{self.keep}:{self.block}"
+
+
+Pattern = Unstructured | NM
+
+
+def parse_pattern(sparsity: str | float | None, pattern: str | None) -> Pattern:
+    """Return the pattern that the user asked for: a sparsity, or KEEP:BLOCK.
+
+    Raises:
+        ConfigError: Both or neither are given, or one that cannot be.
+
+    >>> str(parse_pattern("0.5", None)), str(parse_pattern(None, "2:4"))
+    ('50%', '2:4')
+    """
+    if (sparsity is None) == (pattern is None):
+        raise ConfigError("give either a sparsity, such as 0.5, or a pattern, such as 2:4")
+    if pattern is not None:
+        return _nm(pattern)
+    try:
+        share = Fraction(str(sparsity))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"sparsity {sparsity!r} is no number; write for example 0.5") from None
+    if not 0 <= share < 1:
+        raise ConfigError(f"sparsity must lie in [0, 1), got {sparsity}; 0.5 drops half")
+    return Unstructured(share)
+
+
+def check_group(group: str) -> str:
+    """Return `group`, or raise a ConfigError that names the nearest."""
+    if group not in GROUPS:
+        raise ConfigError(unknown_name("group", group, GROUPS))
+    return group
+
+
+def check_fits(pattern: Pattern, layers: Mapping[str, Tensor]) -> None:
+    """See that blocks divide the inputs of every layer.
+
+    Raises:
+        ConfigError: They do not; the message names the first such layer and its inputs.
+    """
+    if isinstance(pattern, Unstructured):
+        return
+    for name, weight in layers.items():
+        if weight.shape[1] % pattern.block:
+            raise ConfigError(
+                f"pattern {pattern} needs inputs that {pattern.block} divides, but {name} has "
+                f"{weight.shape[1]}; choose another block or a sparsity"
+            )
+
+
+def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
+    """Return the mask that keeps the most important weights of each group.
+
+    Ties are dropped lowest row first, then lowest column first.
+
+    Args:
+        importance: (d_out, d_in), finite.
+        pattern: How many are dropped.
+        group: `row` or `matrix`; N:M compares within its blocks whatever the group.
+
+    Returns:
+        (d_out, d_in) bool, True = keep; exactly the asked count is False in each group.
+
+    >>> scores = torch.tensor([[3.0, 1.0, 1.0, 2.0]])
+    >>> keep_mask(scores, Unstructured(Fraction(1, 4)), "row").tolist()
+    [[True, False, True, True]]
+    """
+    rows, columns = importance.shape
+    if isinstance(pattern, NM):
+        blocks = importance.reshape(-1, pattern.block)
+        return _keep_in_blocks(blocks, pattern.keep).reshape(rows, columns)
+    if group == "matrix":
+        flat = importance.reshape(1, -1)
+        return _keep_top(flat, pattern.dropped(rows * columns)).reshape(rows, columns)
+    return _keep_top(importance, pattern.dropped(columns))
+
+
+def mask_hash(packed: Iterable[NDArray[np.uint8]]) -> str:
+    """Return the hash (32 hex digits) of masks as bits, in order."""
+    digest = hashlib.sha256()
+    for bits in packed:
+        digest.update(bits.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def pack(mask: Tensor) -> NDArray[np.uint8]:
+    """Return a mask as bits, one a weight, rows one after another."""
+    return np.packbits(mask.cpu().numpy())
+
+
+def unpack(bits: NDArray[np.uint8], like: Tensor) -> Tensor:
+    """Return the mask that `pack` made bits of, shaped and placed as `like`."""
+    flat = np.unpackbits(bits, count=like.numel()).view(np.bool_)
+    return torch.from_numpy(flat).reshape(like.shape).to(like.device)
+
+
+@contextlib.contextmanager
+def applied(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Zero the dropped weights during the block, then give every bit back, whatever happens.
+
+    Args:
+        weights: Live parameters, by layer.
+        masks: Masks of the same shapes; layers without one are left alone.
+    """
+    dense = {name: weights[name].detach().clone() for name in masks}
+    try:
+        with torch.no_grad():
+            for name, mask in masks.items():
+                # Not a product: -0.0 and infinities would leave traces.
+                weights[name].masked_fill_(~mask, 0.0)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, original in dense.items():
+                weights[name].copy_(original)
+
+
+def _nm(pattern: str) -> NM:
+    keep, _, block = pattern.partition(":")
+    if not (keep.isdecimal() and block.isdecimal() and 0 < int(keep) < int(block) <= 64):
+        raise ConfigError(
+            f"pattern {pattern!r} is not KEEP:BLOCK with 0 < KEEP < BLOCK <= 64; 2:4 keeps two "
+            "of four"
+        )
+    return NM(int(keep), int(block))
+
+
+def _keep_top(importance: Tensor, dropped: int) -> Tensor:
+    """Drop exactly `dropped` of each row: all under the threshold, then ties from the left."""
+    if dropped == 0:
+        return torch.ones_like(importance, dtype=torch.bool)
+    threshold = _kth_smallest(importance, dropped)  # (rows, 1)
+    keep = importance > threshold
+    tied = importance == threshold
+    # How many at the threshold must stay: columns - dropped, less what is above it.
+    stay = importance.shape[1] - dropped - keep.sum(dim=1, keepdim=True)
+    count = tied.sum(dim=1, keepdim=True)
+    simple = (stay == count).squeeze(1)
+    keep[simple] |= tied[simple]
+    hard = (~simple).nonzero().squeeze(1)
+    if len(hard):
+        place = tied[hard].cumsum(dim=1)  # 1 for the leftmost tie
+        keep[hard] |= tied[hard] & (place > (count - stay)[hard])
+    return keep
+
+
+def _kth_smallest(importance: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest of each row, (rows, 1); a selection, never a sort."""
+    if importance.device.type != "cpu":
+        return importance.kthvalue(k, dim=1, keepdim=True).values
+    # numpy's introselect takes a third of the time of torch's kthvalue on a CPU.
+    parted = np.partition(importance.detach().numpy(), k - 1, axis=1)
+    return torch.from_numpy(parted[:, k - 1 : k].copy())
+
+
+def _keep_in_blocks(blocks: Tensor, keep: int) -> Tensor:
+    """Keep `keep` of each row of (blocks, block) by counting who beats whom."""
+    columns = blocks.unbind(dim=1)
+    beaten_by = [torch.zeros(len(blocks), dtype=torch.uint8, device=blocks.device) for _ in columns]
+    for left, first in enumerate(columns):
+        for right in range(left + 1, len(columns)):
+            # Of equals the right one stays: the lowest column is dropped first.
+            lost = first <= columns[right]
+            beaten_by[left] += lost
+            beaten_by[right] += ~lost
+    return torch.stack([count < keep for count in beaten_by], dim=1)

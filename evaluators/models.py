@@ -1,0 +1,173 @@
+"""Models: loading any supported language model, and finding the layers that are pruned."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from autoproxy.errors import ConfigError, ModelError, unknown_name
+from evaluators.starter import STARTERS, starter_folder
+
+DECODER_LAYERS: Mapping[str, str] = {"llama": "model.layers"}
+"""Where each supported family (`config.model_type`) keeps its list of decoder layers."""
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A language model that is ready to be measured.
+
+    Attributes:
+        model: In evaluation mode, without gradients on its parameters.
+        tokenizer: Its tokenizer.
+        name: What protocols call it: the folder's name, hub name or `starter`.
+        sha256: Hash of every parameter's name, type and bytes (32 hex digits).
+        family: Its `config.model_type`.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    name: str
+    sha256: str
+    family: str
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence that it takes, in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+
+def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        source: `starter`, a folder, or a name on a model hub.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+        dtype: A key of `DTYPES`.
+
+    Raises:
+        ModelError: The model is not there, has no weights or tokenizer, cannot be read, or is
+            of a family that is not supported yet.
+        ConfigError: There is no such device or type.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(unknown_name("dtype", dtype, DTYPES))
+    place = _device(device)
+    where = str(starter_folder(source)) if source in STARTERS else source
+    _check_folder(source, Path(where))
+    family = _family(source, where)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=DTYPES[dtype], attn_implementation="sdpa"
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except Exception as error:  # noqa: BLE001 - the libraries raise a dozen types for bad files
+        raise ModelError(
+            f"model {source!r} cannot be loaded: {error}; give the folder of a complete Hugging "
+            "Face causal language model, with weights and tokenizer"
+        ) from error
+    model.to(place).eval().requires_grad_(requires_grad=False)
+    name = "starter" if source in STARTERS else source.rstrip("/").rsplit("/", 1)[-1]
+    return LoadedModel(model, tokenizer, name, _digest(model), family)
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the decoder layers of a supported model, first to last."""
+    layers = model.get_submodule(DECODER_LAYERS[model.config.model_type])
+    if not isinstance(layers, nn.ModuleList):
+        raise ModelError(f"{DECODER_LAYERS[model.config.model_type]} is no list of layers")
+    return layers
+
+
+def prunable(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return every linear layer inside the decoder layers, by dotted name, in order.
+
+    Raises:
+        ModelError: There is none, or one shares its weight with a parameter elsewhere, which
+            pruning would change too.
+    """
+    root = DECODER_LAYERS[model.config.model_type]
+    found = {
+        f"{root}.{name}": module
+        for name, module in decoder_layers(model).named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if not found:
+        raise ModelError(f"the model has no linear layer in {root}; nothing can be pruned")
+    ours = {module.weight.data_ptr(): name for name, module in found.items()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = ours.get(parameter.data_ptr())
+        if owner is not None and name != f"{owner}.weight":
+            raise ModelError(f"{owner} shares its weight with {name}; it cannot be pruned alone")
+    return found
+
+
+def weights_of(layers: Mapping[str, nn.Linear]) -> dict[str, Tensor]:
+    """Return the live weights of layers, without gradients."""
+    return {name: layer.weight.detach() for name, layer in layers.items()}
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; write cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {name!r} was asked for, but this torch ({torch.__version__}) sees no CUDA "
+            "device; use --device cpu"
+        )
+    return device
+
+
+def _check_folder(source: str, folder: Path) -> None:
+    """Say what a local folder lacks, before the library says it in its own words."""
+    looks_local = source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1
+    if not folder.exists() and looks_local:
+        raise ModelError(f"there is no folder {source}; give an existing one, or 'starter'")
+    if not folder.exists():
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{source} has no config.json; give the folder of a Hugging Face model")
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    if not weights:
+        raise ModelError(
+            f"{source} has no weights (*.safetensors); give a folder that was saved whole"
+        )
+
+
+def _family(source: str, where: str) -> str:
+    try:
+        config = AutoConfig.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {source!r} cannot be found or read: {str(error).splitlines()[0]}; give a "
+            "local folder, or 'starter', where no hub can be reached"
+        ) from None
+    family = str(config.model_type)
+    if family not in DECODER_LAYERS:
+        known = ", ".join(sorted(DECODER_LAYERS))
+        raise ModelError(
+            f"model {source!r} is of the family {family!r}, which is not supported yet; "
+            f"supported: {known}"
+        )
+    return family
+
+
+def _digest(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,110 @@
+"""How well a model predicts a text: likelihood, perplexity, and divergence from the dense one."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+CHUNK = 256
+"""Positions whose logits over the full vocabulary are held at a time, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A model beside its dense self, on one block.
+
+    Attributes:
+        kl: KL(dense || model) in nats, mean over all positions.
+        nll: Negative log-likelihood of the next token in nats, mean over length - 1 positions.
+    """
+
+    kl: float
+    nll: float
+
+
+class Reference:
+    """The dense model's last hidden states on some blocks.
+
+    The output head is never pruned, so its logits can be had again from these: memory is blocks *
+    length * width numbers instead of blocks * length * vocabulary.
+    """
+
+    def __init__(self, model: PreTrainedModel, blocks: Tensor) -> None:
+        self.blocks = blocks
+        self._hidden = [_hidden(model, block) for block in blocks]
+
+    def compare(self, model: PreTrainedModel, count: int | None = None) -> Iterator[Comparison]:
+        """Yield the comparison of `model` as it is now, block by block.
+
+        Args:
+            model: The same model, now perhaps with masks applied.
+            count: How many of the blocks, from the first; None for all.
+        """
+        for block, dense in list(zip(self.blocks, self._hidden, strict=True))[:count]:
+            yield _compare(model, block, _hidden(model, block), dense)
+
+
+def block_losses(model: PreTrainedModel, blocks: Tensor) -> list[float]:
+    """Return the mean negative log-likelihood of each block, in nats.
+
+    The first token of a block is not predicted: a block of length n has n - 1 labels, as in
+    transformers' own loss. No special token is put before a block.
+
+    Args:
+        model: In evaluation mode.
+        blocks: (count, length) token ids.
+    """
+    return [_nll(model, block, _hidden(model, block)) for block in blocks]
+
+
+def perplexity(losses: Sequence[float]) -> float:
+    """Return exp of the mean loss over blocks of one length.
+
+    >>> perplexity([0.0, 0.0])
+    1.0
+    """
+    return math.exp(min(700.0, math.fsum(losses) / len(losses)))
+
+
+@torch.inference_mode()
+def _hidden(model: PreTrainedModel, block: Tensor) -> Tensor:
+    """Return the last hidden states of one block, (length, width)."""
+    output = model.base_model(input_ids=block.unsqueeze(0).to(model.device), use_cache=False)
+    states: Tensor = output.last_hidden_state[0]
+    return states
+
+
+def _head(model: PreTrainedModel) -> nn.Module:
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Module):
+        raise TypeError(f"{type(model).__name__} has no output head")
+    return head
+
+
+@torch.inference_mode()
+def _nll(model: PreTrainedModel, block: Tensor, hidden: Tensor) -> float:
+    head, labels = _head(model), block[1:].to(hidden.device)
+    total = 0.0
+    for start in range(0, len(labels), CHUNK):
+        part = labels[start : start + CHUNK]
+        logits = head(hidden[start : start + len(part)]).float()
+        total += float(nn.functional.cross_entropy(logits, part, reduction="none").double().sum())
+    return total / len(labels)
+
+
+@torch.inference_mode()
+def _compare(model: PreTrainedModel, block: Tensor, hidden: Tensor, dense: Tensor) -> Comparison:
+    head, labels = _head(model), block[1:].to(hidden.device)
+    divergence, loss = 0.0, 0.0
+    for start in range(0, len(block), CHUNK):
+        ours = head(hidden[start : start + CHUNK]).float().log_softmax(dim=-1)
+        theirs = head(dense[start : start + CHUNK]).float().log_softmax(dim=-1)
+        gap = theirs.exp() * (theirs - ours)
+        divergence += float(gap.sum(dim=-1).double().sum())
+        part = labels[start : start + CHUNK]
+        picked = ours[: len(part)].gather(1, part.unsqueeze(1))
+        loss -= float(picked.double().sum())
+    return Comparison(divergence / len(block), loss / len(labels))

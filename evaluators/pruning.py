@@ -1,0 +1,386 @@
+"""The pruning evaluator: what an importance does to a language model when it decides the mask."""
+
+import hashlib
+import inspect
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoproxy.errors import ConfigError
+from autoproxy.evaluation import (
+    Direction,
+    Failed,
+    Fingerprint,
+    Measured,
+    Objective,
+    Outcome,
+    content_hash,
+)
+from autoproxy.language import meanings
+from autoproxy.language.blindness import Blindness
+from autoproxy.language.canonical import key
+from autoproxy.language.expression import Expression
+from autoproxy.language.program import Program
+from evaluators.behaviour import Probe, judge_orders, row_local
+from evaluators.config import PruningConfig
+from evaluators.masks import (
+    NM,
+    applied,
+    check_fits,
+    keep_mask,
+    mask_hash,
+    pack,
+    unpack,
+)
+from evaluators.models import LoadedModel, load_model, prunable, weights_of
+from evaluators.perplexity import Reference, block_losses, perplexity
+from evaluators.statistics import PROVIDED, Statistics, cached_statistics, noise
+from evaluators.text import Text, blocks, read_text, refuse_overlap
+
+VERSION = 1
+"""Raised by every change that can change a value; part of every protocol."""
+
+MASK_CACHE_BYTES = 512 * 1024**2
+"""Masks of the latest candidates that are kept as bits, between identity and measurement."""
+
+Masks = dict[str, NDArray[np.uint8]]
+
+
+class PruningEvaluator:
+    """Measures importances by pruning a language model with them.
+
+    The objective is KL(dense || pruned) in nats, mean over positions and blocks of the validation
+    text: its noise is smaller than perplexity's for the same tokens. All masks are made from
+    statistics of the dense model, in one shot. The model's weights are given back bit for bit.
+
+    Memory: the model, twice its pruned weights while a mask is applied, and the statistics that
+    are asked for (a gradient is as large as the weights).
+
+    Args:
+        config: What to prune, how, on which texts.
+        cache: Folder of the cache of statistics.
+        notice: Told once when something was mended on the way, such as a corrupted cache.
+    """
+
+    def __init__(
+        self, config: PruningConfig, *, cache: Path, notice: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._cache = cache
+        self._notice = notice
+        self._pattern = config.condition
+        self._texts = _read_texts(config)
+        self._loaded = load_model(config.model, device=config.device, dtype=config.dtype)
+        self._length = config.sequence_length(self._loaded.max_length)
+        self._layers = prunable(self._loaded.model)
+        self._weights = weights_of(self._layers)
+        check_fits(self._pattern, self._weights)
+        self._statistics: dict[int, Statistics] = {}
+        self._masks: OrderedDict[str, Masks] = OrderedDict()
+
+    @classmethod
+    def from_options(
+        cls, options: Mapping[str, Any], *, cache: Path, notice: Callable[[str], None]
+    ) -> Self:
+        """Return the evaluator that plain options ask for.
+
+        Raises:
+            ConfigError: An option, a text or the model cannot serve.
+        """
+        return cls(PruningConfig.from_options(options), cache=cache, notice=notice)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._statistics.clear()
+        self._masks.clear()
+
+    @property
+    def objective(self) -> Objective:
+        """KL(dense || pruned), to be small."""
+        return Objective("kl", "nats", Direction.MINIMIZE)
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """All terminals of the vocabulary."""
+        return PROVIDED
+
+    @property
+    def fidelities(self) -> tuple[float, ...]:
+        """The first validation block alone, then all of them."""
+        count = self._config.validation_blocks
+        return (1.0,) if count == 1 else (1 / count, 1.0)
+
+    @property
+    def blindness(self) -> Blindness:
+        """Orders within a row (or a block of it), or within a matrix."""
+        by_row = isinstance(self._pattern, NM) or self._config.group == "row"
+        return Blindness.ROW if by_row else Blindness.MATRIX
+
+    def protocol(self) -> dict[str, Any]:
+        """Return everything that determines a value."""
+        return {
+            **self._shared_protocol(),
+            "seed": self._config.seed,
+            "validation": self._texts["validation"].name,
+            "validation_hash": self._texts["validation"].sha256,
+            "validation_blocks": self._config.validation_blocks,
+            "confirm_blocks": self._config.confirm_blocks,
+            "tokens": self._config.validation_blocks * self._length,
+        }
+
+    def report_protocol(self) -> dict[str, Any]:
+        """Return everything that determines a reported value, but the calibration seed."""
+        return {
+            **self._shared_protocol(),
+            "text": self._texts["text"].name,
+            "text_hash": self._texts["text"].sha256,
+            "tokens": self._report_count * self._length,
+        }
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Check all texts and measure the statistics that will be needed, in one go.
+
+        Raises:
+            ConfigError: A text is too short.
+        """
+        _ = self._references, self._report_text
+        self._statistics_for(self._config.seed, frozenset(names))
+
+    def behaviour(self, expressions: Sequence[Expression]) -> list[Fingerprint | Failed]:
+        """Return the order of each importance on sampled rows of every layer, as a digest.
+
+        Formulas whose rows do not depend on one another run on the sampled rows alone; the
+        others on whole layers, of which the rows are then taken.
+        """
+        probes = [Probe() for _ in expressions]
+        local = [row_local(expression) for expression in expressions]
+        for wanted in (True, False):
+            chosen = [i for i, is_local in enumerate(local) if is_local is wanted]
+            program = Program([expressions[i] for i in chosen])
+            for name in self._layers if chosen else ():
+                rows = self._sampled_rows(name)
+                inputs = self._inputs(name, program.terminals, self._config.seed)
+                if wanted:
+                    inputs = {k: v[rows] if v.shape[0] > 1 else v for k, v in inputs.items()}
+                for i, value in zip(chosen, program.run(inputs), strict=True):
+                    sample = value if wanted else value[rows]
+                    probes[i].see(self._grouped(sample))
+        return [judge_orders(probe) for probe in probes]
+
+    def identity(self, expression: Expression) -> str | Failed:
+        """Return the hash of all masks that an importance decides, or why it decides none."""
+        masks = self._masks_of(expression)
+        return masks if isinstance(masks, Failed) else mask_hash(masks.values())
+
+    def measure(
+        self, expressions: Sequence[Expression], fidelity: float
+    ) -> Iterator[Outcome]:
+        """Yield the divergence of the model pruned by each importance.
+
+        Args:
+            expressions: Importances of root kind Weight.
+            fidelity: One of `fidelities`.
+        """
+        count = round(fidelity * self._config.validation_blocks)
+        for expression in expressions:
+            start = time.monotonic()
+            masks = self._masks_of(expression)
+            if isinstance(masks, Failed):
+                yield masks
+                continue
+            with applied(self._weights, self._unpacked(masks)):
+                found = list(self._references.compare(self._loaded.model, count))
+            kl = math.fsum(c.kl for c in found) / count
+            loss = math.fsum(c.nll for c in found) / count
+            seconds = time.monotonic() - start
+            if not (math.isfinite(kl) and math.isfinite(loss)):
+                yield Failed("the pruned model's output is not finite", seconds)
+                continue
+            details = {"nll": loss, "perplexity": perplexity([loss])}
+            yield Measured(kl, fidelity, seconds, details)
+
+    def confirm(self, expression: Expression) -> tuple[float, ...]:
+        """Return the loss on each fresh block of the validation text, in nats."""
+        masks = self._masks_of(expression)
+        if isinstance(masks, Failed):
+            raise ConfigError(f"{expression} cannot be confirmed: {masks.reason}")
+        with applied(self._weights, self._unpacked(masks)):
+            return tuple(block_losses(self._loaded.model, self._fresh_blocks))
+
+    def report(
+        self, expressions: Sequence[Expression], seeds: Iterable[int]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield perplexity and divergence of each importance on the report text.
+
+        Args:
+            expressions: Importances of root kind Weight.
+            seeds: Of the calibration draws; masks are made anew with each.
+
+        Yields:
+            `seed`, `index` (into `expressions`), `perplexity` and `kl` (nats).
+        """
+        needed = frozenset().union(*(e.terminals() for e in expressions))
+        for seed in seeds:
+            self._statistics_for(seed, needed)
+            for index, expression in enumerate(expressions):
+                masks = self._make_masks(expression, seed)
+                if isinstance(masks, Failed):
+                    raise ConfigError(f"{expression} cannot be reported: {masks.reason}")
+                with applied(self._weights, self._unpacked(masks)):
+                    found = list(self._report_text.compare(self._loaded.model))
+                yield {
+                    "seed": seed,
+                    "index": index,
+                    "perplexity": perplexity([c.nll for c in found]),
+                    "kl": math.fsum(c.kl for c in found) / len(found),
+                }
+            if seed != self._config.seed:
+                del self._statistics[seed]
+
+    def dense(self) -> dict[str, float]:
+        """Return the perplexity of the model as it is on the report text."""
+        losses = block_losses(self._loaded.model, self._report_text.blocks)
+        return {"perplexity": perplexity(losses)}
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model, as it is."""
+        return self._loaded
+
+    @cached_property
+    def _references(self) -> Reference:
+        return Reference(self._loaded.model, self._validation[: self._config.validation_blocks])
+
+    @cached_property
+    def _fresh_blocks(self) -> Tensor:
+        return self._validation[self._config.validation_blocks :]
+
+    @cached_property
+    def _validation(self) -> Tensor:
+        """Blocks of the search: first those of the ladder, then the fresh ones of the finals."""
+        count = self._config.validation_blocks + self._config.confirm_blocks
+        return self._blocks("validation", count)
+
+    @property
+    def _report_count(self) -> int:
+        return self._config.report_blocks(self._length)
+
+    @cached_property
+    def _report_text(self) -> Reference:
+        return Reference(self._loaded.model, self._blocks("text", self._report_count))
+
+    def _blocks(self, role: str, count: int, seed: int | None = None) -> Tensor:
+        return blocks(
+            self._texts[role],
+            self._loaded.tokenizer,
+            length=self._length,
+            count=count,
+            role=role,
+            seed=seed,
+        )
+
+    def _shared_protocol(self) -> dict[str, Any]:
+        config = self._config
+        return {
+            "evaluator": "pruning",
+            "version": VERSION,
+            "model": self._loaded.name,
+            "model_hash": self._loaded.sha256,
+            "condition": str(self._pattern),
+            "group": "block" if isinstance(self._pattern, NM) else config.group,
+            "mode": "oneshot-dense",
+            "ties": "lowest row, then lowest column dropped first",
+            "length": self._length,
+            "calibration": self._texts["calibration"].name,
+            "calibration_hash": self._texts["calibration"].sha256,
+            "calibration_blocks": config.calibration_blocks,
+            "device": self._loaded.model.device.type,
+            "dtype": config.dtype,
+            "torch": torch.__version__,
+            "meanings": _meanings_hash(),
+        }
+
+    def _statistics_for(self, seed: int, names: frozenset[str]) -> Statistics:
+        """Return statistics of the calibration draw of `seed`, measuring those that lack."""
+        known = self._statistics.setdefault(seed, {name: {} for name in self._layers})
+        have = set(next(iter(known.values())))
+        missing = names - have - {"W", "noise"}
+        if missing:
+            drawn = self._blocks("calibration", self._config.calibration_blocks, seed)
+            new = cached_statistics(self._cache, self._loaded, drawn, missing, self._notice)
+            for layer, values in new.items():
+                known[layer].update(values)
+        return known
+
+    def _inputs(self, layer: str, names: frozenset[str], seed: int) -> dict[str, Tensor]:
+        """Return the terminals of one layer, in float32."""
+        weight = self._weights[layer].float()
+        found = {"W": weight, **self._statistics_for(seed, names)[layer]}
+        if "noise" in names:
+            found["noise"] = noise(layer, weight.shape, seed).to(weight.device)
+        return {name: found[name] for name in names | {"W"}}
+
+    def _sampled_rows(self, layer: str) -> Tensor:
+        """Return eight rows of a layer, spread evenly: heads and channels differ along them."""
+        rows = self._weights[layer].shape[0]
+        count = min(8, rows)
+        return torch.arange(count, device=self._weights[layer].device) * rows // count
+
+    def _grouped(self, sample: Tensor) -> Tensor:
+        """Return sampled rows as the groups that are compared, one a row."""
+        if isinstance(self._pattern, NM):
+            return sample.reshape(-1, self._pattern.block)
+        return sample.reshape(1, -1) if self._config.group == "matrix" else sample
+
+    def _masks_of(self, expression: Expression) -> Masks | Failed:
+        """Return the masks of the search's own calibration draw; the latest are kept."""
+        digest = key(expression)
+        if digest not in self._masks:
+            masks = self._make_masks(expression, self._config.seed)
+            if isinstance(masks, Failed):
+                return masks
+            self._masks[digest] = masks
+            size = sum(bits.nbytes for bits in masks.values())
+            while len(self._masks) > max(1, MASK_CACHE_BYTES // max(1, size)):
+                self._masks.popitem(last=False)
+        return self._masks[digest]
+
+    def _make_masks(self, expression: Expression, seed: int) -> Masks | Failed:
+        program = Program([expression])
+        masks: Masks = {}
+        for name, weight in self._weights.items():
+            (value,) = program.run(self._inputs(name, program.terminals, seed))
+            if not torch.isfinite(value).all():
+                return Failed(f"not finite on {name}")
+            importance = value.expand(weight.shape)
+            masks[name] = pack(keep_mask(importance, self._pattern, self._config.group))
+        return masks
+
+    def _unpacked(self, masks: Masks) -> dict[str, Tensor]:
+        return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+
+
+def _read_texts(config: PruningConfig) -> dict[str, Text]:
+    texts = {
+        "calibration": read_text(config.calibration),
+        "validation": read_text(config.validation),
+        "text": read_text(config.text),
+    }
+    refuse_overlap(texts)
+    return texts
+
+
+def _meanings_hash() -> str:
+    """Return the hash of the source of all primitives' meanings: a change is a new protocol."""
+    return content_hash(hashlib.sha256(inspect.getsource(meanings).encode()).hexdigest())

@@ -1,0 +1,354 @@
+"""Statistics: what terminals read of each layer, measured once over the calibration text."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from autoproxy.errors import StorageError
+from autoproxy.evaluation import content_hash
+from autoproxy.language.terminals import VOCABULARY
+from evaluators.models import LoadedModel, decoder_layers, prunable
+
+VERSION = 1
+"""Raised by every change of what a statistic means; it is part of the cache's key."""
+
+Statistics = dict[str, dict[str, Tensor]]
+"""Layer name -> terminal name -> 2-D float32 tensor, shaped as the terminal's kind says."""
+
+INPUTS = frozenset({"x_norm", "x_mean", "x_var", "x_max", "h_inv"})
+GRADIENTS = frozenset({"g", "g_norm"})
+PROVIDED = frozenset(VOCABULARY)
+_FREE = frozenset({"W", "noise"})
+"""Terminals that need no calibration text."""
+
+DAMPING = 0.01
+"""Share of the mean diagonal of H that is added to it before it is inverted."""
+
+
+def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statistics:
+    """Measure statistics of every prunable layer over calibration blocks.
+
+    One forward pass a block gives all of inputs and outputs, one backward pass all gradients,
+    one replay of each decoder layer the regional gradients; only what `names` asks is done.
+
+    Args:
+        loaded: The model, which is the same afterwards, hooks and gradients included.
+        blocks: (sequences, length) token ids.
+        names: Terminals of the vocabulary; `W` and `noise` are not measured here.
+    """
+    wanted = frozenset(names) - _FREE
+    layers = prunable(loaded.model)
+    found: Statistics = {name: {} for name in layers}
+    if wanted & (INPUTS | {"y_norm"}):
+        _merge(found, _flows(loaded.model, layers, blocks, wanted))
+    if wanted & GRADIENTS:
+        _merge(found, _gradients(loaded.model, layers, blocks, wanted))
+    if "g_region" in wanted:
+        _merge(found, _regional(loaded.model, layers, blocks))
+    return found
+
+
+def cached_statistics(
+    folder: Path,
+    loaded: LoadedModel,
+    blocks: Tensor,
+    names: Iterable[str],
+    notice: Callable[[str], None],
+) -> Statistics:
+    """Return statistics from the cache, and measure those that it lacks.
+
+    One safetensors file for each terminal, keyed by everything that determines it: model,
+    token ids, device type, code version. Files are mapped into memory, not read.
+
+    Args:
+        folder: Of the cache; made when there is something to write.
+        loaded: The model.
+        blocks: (sequences, length) token ids.
+        names: Terminals of the vocabulary.
+        notice: Told when a corrupted file is rebuilt.
+
+    Raises:
+        StorageError: The cache cannot be written.
+    """
+    wanted = sorted(frozenset(names) - _FREE)
+    files = {name: folder / f"{_cache_key(loaded, blocks, name)}.safetensors" for name in wanted}
+    found: Statistics = {name: {} for name in prunable(loaded.model)}
+    missing = []
+    for name, path in files.items():
+        known = _read(path, set(found), notice)
+        if known is None:
+            missing.append(name)
+        else:
+            _merge(found, {layer: {name: value} for layer, value in known.items()})
+    measured = collect(loaded, blocks, missing)
+    for name in missing:
+        _write(files[name], {layer: values[name] for layer, values in measured.items()})
+    _merge(found, measured)
+    device = loaded.model.device
+    return {
+        layer: {name: value.to(device) for name, value in values.items()}
+        for layer, values in found.items()
+    }
+
+
+def noise(layer: str, shape: torch.Size, seed: int) -> Tensor:
+    """Return uniform noise in [0, 1) that belongs to a layer and a seed, on any device alike."""
+    digest = hashlib.sha256(f"{seed} {layer}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.rand(shape, generator=generator)
+
+
+def _merge(into: Statistics, more: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for layer, values in more.items():
+        into[layer].update(values)
+
+
+class _Flow:
+    """Sums over tokens of what flows into layers that share one input."""
+
+    def __init__(self, width: int, device: torch.device, *, second_moments: bool) -> None:
+        self.tokens = 0
+        self.squares = torch.zeros(width, dtype=torch.float64, device=device)
+        self.mean = torch.zeros_like(self.squares)
+        self.spread = torch.zeros_like(self.squares)  # sum of squared distances from the mean
+        self.largest = torch.zeros_like(self.squares)
+        self.moments = torch.zeros(
+            (width, width) if second_moments else (0, 0), dtype=torch.float64, device=device
+        )
+
+    def add(self, x: Tensor) -> None:
+        """Take in one block, (tokens, width); means are merged so that nothing cancels."""
+        x = x.detach().reshape(-1, x.shape[-1]).float()
+        wide = x.double()
+        count = len(wide)
+        self.squares += wide.square().sum(dim=0)
+        self.largest = torch.maximum(self.largest, wide.abs().amax(dim=0))
+        mean = wide.mean(dim=0)
+        gap = mean - self.mean
+        total = self.tokens + count
+        self.spread += (wide - mean).square().sum(dim=0) + gap.square() * self.tokens * count / total
+        self.mean += gap * count / total
+        self.tokens = total
+        if self.moments.numel():
+            self.moments += (x.T @ x).double()
+
+    def statistics(self, sequences: int, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """Return the wanted statistics, (1, width) each."""
+        made: dict[str, Callable[[], Tensor]] = {
+            "x_norm": lambda: (self.squares / sequences).sqrt(),
+            "x_mean": lambda: self.mean,
+            "x_var": lambda: self.spread / self.tokens,
+            "x_max": lambda: self.largest,
+            "h_inv": lambda: _inverse_diagonal(self.moments * (2.0 / sequences)),
+        }
+        return {name: made[name]().float().reshape(1, -1) for name in made if name in wanted}
+
+
+def _inverse_diagonal(hessian: Tensor) -> Tensor:
+    """Return the diagonal of the inverse of a damped Hessian; dead inputs count as 1."""
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    damped = hessian.clone()
+    damped.diagonal().add_(DAMPING * diagonal.mean())
+    damped.diagonal()[dead] = 1.0
+    return torch.cholesky_inverse(torch.linalg.cholesky(damped)).diagonal()
+
+
+def _flows(
+    model: PreTrainedModel,
+    layers: Mapping[str, nn.Linear],
+    blocks: Tensor,
+    wanted: frozenset[str],
+) -> Statistics:
+    """Run the model over the blocks and sum up what goes into and out of each layer."""
+    flows: dict[str, _Flow] = {}
+    owner: dict[str, str] = {}
+    out = {n: torch.zeros(layer.out_features, dtype=torch.float64) for n, layer in layers.items()}
+    out = {name: total.to(model.device) for name, total in out.items()}
+    last: list[Any] = [None, ""]  # the input tensor seen last, and the layer that saw it first
+
+    def hook(name: str) -> Callable[..., None]:
+        def see(module: nn.Linear, args: tuple[Tensor, ...], result: Tensor) -> None:
+            # Query, key and value read one tensor, as do gate and up: it is summed once.
+            if args[0] is not last[0]:
+                last[:] = [args[0], name]
+                if name not in flows:
+                    flows[name] = _Flow(
+                        module.in_features, model.device, second_moments="h_inv" in wanted
+                    )
+                flows[name].add(args[0])
+            owner[name] = last[1]
+            if "y_norm" in wanted:
+                out[name] += result.detach().reshape(-1, result.shape[-1]).double().square().sum(0)
+
+        return see
+
+    with hooked(layer.register_forward_hook(hook(n)) for n, layer in layers.items()):
+        for block in blocks:
+            last[:] = [None, ""]
+            _forward(model, block)
+    shared = {name: flow.statistics(len(blocks), wanted) for name, flow in flows.items()}
+    found = {name: dict(shared[owner[name]]) for name in layers}
+    if "y_norm" in wanted:
+        for name, total in out.items():
+            found[name]["y_norm"] = (total / len(blocks)).sqrt().float().reshape(-1, 1)
+    return found
+
+
+@torch.no_grad()
+def _forward(model: PreTrainedModel, block: Tensor) -> None:
+    model.base_model(input_ids=block.unsqueeze(0).to(model.device), use_cache=False)
+
+
+def _gradients(
+    model: PreTrainedModel,
+    layers: Mapping[str, nn.Linear],
+    blocks: Tensor,
+    wanted: frozenset[str],
+) -> Statistics:
+    """Sum gradients of each sequence's loss, and their squares, in float32."""
+    weights = {name: layer.weight for name, layer in layers.items()}
+    found: Statistics = {name: {} for name in layers}
+    with _requiring_gradients(weights.values()):
+        for block in blocks:
+            ids = block.unsqueeze(0).to(model.device)
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            gradients = torch.autograd.grad(loss, list(weights.values()))
+            for name, gradient in zip(weights, gradients, strict=True):
+                if "g" in wanted:
+                    _accumulate(found[name], "g", gradient.float())
+                if "g_norm" in wanted:
+                    _accumulate(found[name], "g_norm", gradient.float().square())
+    for values in found.values():
+        if "g_norm" in values:
+            values["g_norm"].sqrt_()
+    return found
+
+
+def _regional(
+    model: PreTrainedModel, layers: Mapping[str, nn.Linear], blocks: Tensor
+) -> Statistics:
+    """Sum squared gradients of the norm of each decoder layer's output on its dense input."""
+    root_layers = list(decoder_layers(model))
+    owned = [
+        {
+            name: layer.weight
+            for name, layer in layers.items()
+            if any(layer is module for module in root.modules())
+        }
+        for root in root_layers
+    ]
+    found: Statistics = {name: {} for name in layers}
+    for block in blocks:
+        calls = _captured_calls(model, root_layers, block)
+        for root, weights, (args, kwargs) in zip(root_layers, owned, calls, strict=True):
+            with _requiring_gradients(weights.values()):
+                output = root(*args, **kwargs)
+                states = output[0] if isinstance(output, tuple) else output
+                norm = torch.linalg.vector_norm(states.float())
+                gradients = torch.autograd.grad(norm, list(weights.values()))
+            for name, gradient in zip(weights, gradients, strict=True):
+                _accumulate(found[name], "g_region", gradient.float().square())
+    for values in found.values():
+        values["g_region"].div_(len(blocks)).sqrt_()
+    return found
+
+
+def _captured_calls(
+    model: PreTrainedModel, roots: list[nn.Module], block: Tensor
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return the arguments that the model calls each decoder layer with, for one block.
+
+    They are replayed as they are: what a layer must be given changes with every release of
+    transformers, and calling it by hand broke with each.
+    """
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del module
+        calls.append((args, kwargs))
+
+    with hooked(root.register_forward_pre_hook(see, with_kwargs=True) for root in roots):
+        _forward(model, block)
+    return calls
+
+
+def _accumulate(values: dict[str, Tensor], name: str, addend: Tensor) -> None:
+    if name in values:
+        values[name] += addend
+    else:
+        values[name] = addend.clone()
+
+
+@contextmanager
+def hooked(handles: Iterable[Any]) -> Iterator[None]:
+    """Keep hooks for the block and remove them afterwards, whatever happens."""
+    held = list(handles)
+    try:
+        yield
+    finally:
+        for handle in held:
+            handle.remove()
+
+
+@contextmanager
+def _requiring_gradients(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    held = [(weight, weight.requires_grad) for weight in weights]
+    try:
+        for weight, _ in held:
+            weight.requires_grad_(requires_grad=True)
+        yield
+    finally:
+        for weight, before in held:
+            weight.requires_grad_(requires_grad=before)
+
+
+def _cache_key(loaded: LoadedModel, blocks: Tensor, name: str) -> str:
+    return content_hash(
+        {
+            "version": VERSION,
+            "model": loaded.sha256,
+            "tokens": hashlib.sha256(blocks.numpy().tobytes()).hexdigest(),
+            "shape": list(blocks.shape),
+            "terminal": name,
+            "device": loaded.model.device.type,
+        }
+    )
+
+
+def _read(
+    path: Path, layers: set[str], notice: Callable[[str], None]
+) -> dict[str, Tensor] | None:
+    if not path.exists():
+        return None
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        notice(f"the cached statistics {path.name} are corrupted ({error}); measured anew")
+        return None
+    if set(found) != layers:
+        notice(f"the cached statistics {path.name} are of other layers; measured anew")
+        return None
+    return found
+
+
+def _write(path: Path, values: Mapping[str, Tensor]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({layer: value.cpu().clone() for layer, value in values.items()}, part)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"the cache of statistics {path.parent} cannot be written: {error}; free some space "
+            "or choose another folder with --results DIR"
+        ) from None
