@@ -321,10 +321,11 @@ def perplexity(model: PreTrainedModel, tokens: Tensor, length: int) -> float:
     windows = tokens[: len(tokens) // length * length].view(-1, length)
     losses: list[Tensor] = []
     with torch.inference_mode():
-        for window in windows:
-            logits = model(input_ids=window[None], use_cache=False).logits[0, :-1].float()
-            losses.append(functional.cross_entropy(logits, window[1:]))
-    return float(torch.stack(losses).mean().exp())
+        for rows in torch.split(windows, max(2048 // length, 1)):
+            logits = model(input_ids=rows, use_cache=False).logits[:, :-1].float()
+            predicted = logits.flatten(0, 1), rows[:, 1:].flatten()
+            losses.append(functional.cross_entropy(*predicted, reduction="none"))
+    return float(torch.cat(losses).mean().exp())
 
 
 def held_out(corpus: Corpus) -> dict[str, Sequence[str]]:
@@ -405,8 +406,10 @@ Debian package r-cran-janeaustenr 1.0.0 | public domain | {_digest(corpus.train)
 ## Do it again
 
 ```
-OMP_NUM_THREADS=1 python -m evaluators.train_starter {plan.family} --layers {plan.layers} \\
-    --steps {plan.steps} --seed {plan.seed} --text TEXTS/sotu TEXTS/austen \\
+OMP_NUM_THREADS=1 python -m evaluators.train_starter {plan.family} \\
+    --layers {plan.layers} --width {plan.width} --peak {plan.peak} \\
+    --topic-repeats {plan.topic_repeats} --steps {plan.steps} --seed {plan.seed} \\
+    --text TEXTS/sotu TEXTS/austen \\
     --work .training/{plan.family} --out evaluators/assets/starter-{plan.family}
 ```
 """
@@ -434,7 +437,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)  # the order of sums, and so the weights, depends on the threads
     plan = Plan(
-        family=options.family, steps=options.steps, seed=options.seed, layers=options.layers
+        family=options.family,
+        steps=options.steps,
+        seed=options.seed,
+        layers=options.layers,
+        width=options.width,
+        peak=options.peak,
+        topic_repeats=options.topic_repeats,
     )
     corpus = read_corpus(options.text)
     learnt = [*corpus.train, *[corpus.topics] * plan.topic_repeats]
@@ -452,6 +461,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="folders of .txt")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--peak", type=float, default=2e-3, help="learning rate of the plateau")
+    parser.add_argument("--topic-repeats", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder to save the model in")
