@@ -3,13 +3,13 @@
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -59,7 +59,7 @@ TextBlocks = Annotated[int | None, typer.Option(help="Sequences of the report te
 
 
 @app.command()
-def search(  # noqa: PLR0913 - one parameter an option
+def search(
     config: Annotated[
         Path | None, typer.Option(help="A run.toml; flags override what it says.")
     ] = None,
@@ -148,7 +148,7 @@ def search(  # noqa: PLR0913 - one parameter an option
             "text_blocks": text_blocks,
         },
     )
-    with console.progress(quiet=as_json) as show:
+    with _interruptible(), console.progress(quiet=as_json) as show:
         summary = Session(plan, Workspace(results), show).execute()
     _print(summary, as_json, console.summary)
 
@@ -164,13 +164,13 @@ def resume(
     from autoproxy.commands.session import resume_session
     from autoproxy.commands.workspace import Workspace
 
-    with console.progress(quiet=as_json) as show:
+    with _interruptible(), console.progress(quiet=as_json) as show:
         summary = resume_session(Workspace(results), run, show).execute()
     _print(summary, as_json, console.summary)
 
 
 @app.command()
-def evaluate(  # noqa: PLR0913 - one parameter an option
+def evaluate(
     metric: Annotated[
         str | None, typer.Option(help="Expression, such as 'abs(W) * x_norm'.")
     ] = None,
@@ -314,21 +314,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         after an interruption. A bug keeps its traceback.
     """
     try:
-        code = app(args=argv, standalone_mode=False)
+        app(args=argv)
     except AutoproxyError as error:
-        return _refuse(str(error))
-    except (click.ClickException, typer.Abort) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else "stopped"
-        return _refuse(message)
+        print(f"autoproxy: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0
+    return 0
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say how to go on after Ctrl-C; what was measured is in the ledger."""
+    try:
+        yield
     except KeyboardInterrupt:
         print("autoproxy: stopped; go on with: autoproxy resume", file=sys.stderr)
-        return 130
-    return code if isinstance(code, int) else 0
-
-
-def _refuse(message: str) -> int:
-    print(f"autoproxy: {message}", file=sys.stderr)
-    return 2
+        raise typer.Exit(130) from None
 
 
 def _write(text: str) -> None:

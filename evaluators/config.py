@@ -72,7 +72,7 @@ class PruningConfig:
         Raises:
             ConfigError: An unknown option, or a value that cannot be.
         """
-        fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
         given: dict[str, Any] = {}
         for name, value in options.items():
             if name not in fields:
@@ -113,17 +113,19 @@ def _at_least(name: str, value: int, low: int) -> None:
         raise ConfigError(f"{name} must be at least {low}, got {value}")
 
 
-def _converted(name: str, value: Any, wanted: str) -> Any:  # noqa: ANN401 - checked here
+def _converted(name: str, value: object, wanted: object) -> object:
     """Return an option's value as its field wants it."""
-    if wanted.startswith("tuple"):
+    if wanted == tuple[str, ...]:
         many = [value] if isinstance(value, str) else value
         if isinstance(many, list | tuple) and many and all(isinstance(v, str) for v in many):
             return tuple(many)
-    elif wanted.startswith("int"):
+        raise ConfigError(f"evaluator option {name} must be one or more words, got {value!r}")
+    if wanted in (int, int | None):
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-    elif name == "sparsity" and isinstance(value, int | float) and not isinstance(value, bool):
+        raise ConfigError(f"evaluator option {name} must be a whole number, got {value!r}")
+    if name == "sparsity" and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    elif isinstance(value, str):
-        return value
-    raise ConfigError(f"evaluator option {name} must be a {wanted}, got {value!r}")
+    if not isinstance(value, str):
+        raise ConfigError(f"evaluator option {name} must be a word, got {value!r}")
+    return value

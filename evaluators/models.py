@@ -71,7 +71,7 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
             where, dtype=DTYPES[dtype], attn_implementation="sdpa"
         )
         tokenizer = AutoTokenizer.from_pretrained(where)
-    except Exception as error:  # noqa: BLE001 - the libraries raise a dozen types for bad files
+    except Exception as error:
         raise ModelError(
             f"model {source!r} cannot be loaded: {error}; give the folder of a complete Hugging "
             "Face causal language model, with weights and tokenizer"
@@ -108,7 +108,9 @@ def prunable(model: PreTrainedModel) -> dict[str, nn.Linear]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner = ours.get(parameter.data_ptr())
         if owner is not None and name != f"{owner}.weight":
-            raise ModelError(f"{owner} shares its weight with {name}; it cannot be pruned alone")
+            raise ModelError(
+                f"{owner} shares its weight with {name}; it cannot be pruned alone"
+            )
     return found
 
 
@@ -138,7 +140,9 @@ def _check_folder(source: str, folder: Path) -> None:
     if not folder.exists():
         return
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{source} has no config.json; give the folder of a Hugging Face model")
+        raise ModelError(
+            f"{source} has no config.json; give the folder of a Hugging Face model"
+        )
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     if not weights:
         raise ModelError(

@@ -91,12 +91,16 @@ def _nll(model: PreTrainedModel, block: Tensor, hidden: Tensor) -> float:
     for start in range(0, len(labels), CHUNK):
         part = labels[start : start + CHUNK]
         logits = head(hidden[start : start + len(part)]).float()
-        total += float(nn.functional.cross_entropy(logits, part, reduction="none").double().sum())
+        total += float(
+            nn.functional.cross_entropy(logits, part, reduction="none").double().sum()
+        )
     return total / len(labels)
 
 
 @torch.inference_mode()
-def _compare(model: PreTrainedModel, block: Tensor, hidden: Tensor, dense: Tensor) -> Comparison:
+def _compare(
+    model: PreTrainedModel, block: Tensor, hidden: Tensor, dense: Tensor
+) -> Comparison:
     head, labels = _head(model), block[1:].to(hidden.device)
     divergence, loss = 0.0, 0.0
     for start in range(0, len(block), CHUNK):

@@ -43,6 +43,7 @@ from evaluators.masks import (
 )
 from evaluators.models import LoadedModel, load_model, prunable, weights_of
 from evaluators.perplexity import Reference, block_losses, perplexity
+from evaluators.starter import starter_folder
 from evaluators.statistics import PROVIDED, Statistics, cached_statistics, noise
 from evaluators.text import Text, blocks, read_text, refuse_overlap
 
@@ -97,6 +98,11 @@ class PruningEvaluator:
             ConfigError: An option, a text or the model cannot serve.
         """
         return cls(PruningConfig.from_options(options), cache=cache, notice=notice)
+
+    @staticmethod
+    def shipped() -> str:
+        """Return where the model lies that needs no download; an error says what to do."""
+        return str(starter_folder())
 
     def __enter__(self) -> Self:
         return self
@@ -183,9 +189,7 @@ class PruningEvaluator:
         masks = self._masks_of(expression)
         return masks if isinstance(masks, Failed) else mask_hash(masks.values())
 
-    def measure(
-        self, expressions: Sequence[Expression], fidelity: float
-    ) -> Iterator[Outcome]:
+    def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
         """Yield the divergence of the model pruned by each importance.
 
         Args:

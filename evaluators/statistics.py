@@ -80,7 +80,9 @@ def cached_statistics(
         StorageError: The cache cannot be written.
     """
     wanted = sorted(frozenset(names) - _FREE)
-    files = {name: folder / f"{_cache_key(loaded, blocks, name)}.safetensors" for name in wanted}
+    files = {
+        name: folder / f"{_cache_key(loaded, blocks, name)}.safetensors" for name in wanted
+    }
     found: Statistics = {name: {} for name in prunable(loaded.model)}
     missing = []
     for name, path in files.items():
@@ -135,7 +137,9 @@ class _Flow:
         mean = wide.mean(dim=0)
         gap = mean - self.mean
         total = self.tokens + count
-        self.spread += (wide - mean).square().sum(dim=0) + gap.square() * self.tokens * count / total
+        self.spread += (wide - mean).square().sum(
+            dim=0
+        ) + gap.square() * self.tokens * count / total
         self.mean += gap * count / total
         self.tokens = total
         if self.moments.numel():
@@ -172,7 +176,9 @@ def _flows(
     """Run the model over the blocks and sum up what goes into and out of each layer."""
     flows: dict[str, _Flow] = {}
     owner: dict[str, str] = {}
-    out = {n: torch.zeros(layer.out_features, dtype=torch.float64) for n, layer in layers.items()}
+    out = {
+        n: torch.zeros(layer.out_features, dtype=torch.float64) for n, layer in layers.items()
+    }
     out = {name: total.to(model.device) for name, total in out.items()}
     last: list[Any] = [None, ""]  # the input tensor seen last, and the layer that saw it first
 
@@ -188,7 +194,9 @@ def _flows(
                 flows[name].add(args[0])
             owner[name] = last[1]
             if "y_norm" in wanted:
-                out[name] += result.detach().reshape(-1, result.shape[-1]).double().square().sum(0)
+                out[name] += (
+                    result.detach().reshape(-1, result.shape[-1]).double().square().sum(0)
+                )
 
         return see
 

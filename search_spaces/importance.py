@@ -51,12 +51,8 @@ BASELINES = (
         "Dong et al. 2024, as in the paper",
     ),
     Baseline("snip", "abs(mul(g, W))", "Lee et al. 2019, arXiv:1810.02340"),
-    Baseline(
-        "taylor", "abs(mul(W, g))", "LLM-Pruner, first order; the same masks as SNIP"
-    ),
-    Baseline(
-        "fisher", "mul(square(W), square(g_norm))", "diagonal Fisher, second order"
-    ),
+    Baseline("taylor", "abs(mul(W, g))", "LLM-Pruner, first order; the same masks as SNIP"),
+    Baseline("fisher", "mul(square(W), square(g_norm))", "diagonal Fisher, second order"),
     Baseline(
         "taylor-mix",
         "abs(sub(mul(W, g), mul(0.5, mul(square(W), square(g_norm)))))",
@@ -73,9 +69,7 @@ BASELINES = (
         "mul(add(mul(100, g_region), x_norm), abs(W))",
         "Yang et al. 2025, RGS",
     ),
-    Baseline(
-        "stade", "mul(abs(W), sqrt(x_var))", "Mecke et al. 2025, STADE", reported=True
-    ),
+    Baseline("stade", "mul(abs(W), sqrt(x_var))", "Mecke et al. 2025, STADE", reported=True),
 )
 
 SPACE = SearchSpace(

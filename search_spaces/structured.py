@@ -7,9 +7,7 @@ from autoproxy.spaces import Baseline
 from search_spaces.importance import SPACE as IMPORTANCE
 
 BASELINES = (
-    Baseline(
-        "wanda-sp", "col_sum(mul(abs(W), x_norm))", "An et al. 2023, FLAP's Wanda-sp"
-    ),
+    Baseline("wanda-sp", "col_sum(mul(abs(W), x_norm))", "An et al. 2023, FLAP's Wanda-sp"),
     Baseline("flap-ifv", "x_var", "An et al. 2023, arXiv:2312.11983, IFV"),
     Baseline("flap-wifv", "mul(x_var, col_sum(square(W)))", "An et al. 2023, WIFV"),
     Baseline("flap-wifn", "col_mean(mul(abs(W), x_norm))", "An et al. 2023, WIFN"),

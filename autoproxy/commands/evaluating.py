@@ -88,5 +88,3 @@ def _check_provided(asked: frozenset[str], provided: frozenset[str]) -> None:
             f"the evaluator does not provide {', '.join(missing)}; it provides "
             f"{', '.join(sorted(provided))}"
         )
-
-

@@ -21,6 +21,10 @@ PACKAGES = ("torch", "transformers", "deap", "sympy", "numpy", "sqlalchemy")
 class OpenEvaluator(Evaluator, Protocol):
     """An evaluator that can also say what a metric is worth on the report text."""
 
+    def prepare(self, names: Iterable[str]) -> None:
+        """Check all texts and measure what the terminals need, before the work begins."""
+        ...
+
     def report_protocol(self) -> Mapping[str, Any]:
         """Return everything that determines a reported value but the calibration seed."""
         ...
@@ -90,6 +94,12 @@ def usable_baselines(asked: SearchSpace, provider: Evaluator) -> tuple[Baseline,
         if baseline.expression.terminals() <= provider.provides
         and kind_of(baseline.expression) is asked.root
     )
+
+
+def needed_terminals(asked: SearchSpace, provider: Evaluator) -> frozenset[str]:
+    """Return all terminals that a run over the space will read, baselines included."""
+    used = (b.expression.terminals() for b in usable_baselines(asked, provider))
+    return frozenset(asked.terminals).union(*used)
 
 
 def manifest(asked: SearchSpace) -> dict[str, Any]:

@@ -53,7 +53,9 @@ def find_metric(
         if not re.fullmatch(r"[\w.+-]+", word) or word in VOCABULARY:
             raise
         known = [*baselines, *workspace.runs()]
-        raise ConfigError(f"{unknown_name('metric', word, known)}\n(read as an expression: {error})") from None
+        raise ConfigError(
+            f"{unknown_name('metric', word, known)}\n(read as an expression: {error})"
+        ) from None
 
 
 def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any]:
@@ -176,5 +178,7 @@ def _sheet(run: str, summary: Mapping[str, Any]) -> dict[str, str]:
     sheet |= {word: str(protocol[word]) for word in words if word in protocol}
     sheet["model_hash"] = str(protocol.get("model_hash", ""))
     objective = summary["objective"]
-    sheet["value"] = f"{summary['winner']['value']:.6g} {objective['unit']} ({objective['name']})"
+    sheet["value"] = (
+        f"{summary['winner']['value']:.6g} {objective['unit']} ({objective['name']})"
+    )
     return sheet

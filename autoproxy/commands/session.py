@@ -68,6 +68,7 @@ class Session:
                 )
             )
             loading.check_terminals(space, evaluator)
+            evaluator.prepare(loading.needed_terminals(space, evaluator))
             name = self.run or self._new_name(space, evaluator.protocol())
             stack.enter_context(self._new_folder(name))
             return _Run(self, name, space, evaluator, ledger).execute()
@@ -290,9 +291,7 @@ class _Run:
         details = {str(i): loss for i, loss in enumerate(losses)}
         outcome = Measured(sum(losses) / len(losses), 1.0, details=details)
         text = str(individual.expression)
-        self._ledger.remember(
-            Evaluation(individual.key, protocol, 1.0, text, None, outcome)
-        )
+        self._ledger.remember(Evaluation(individual.key, protocol, 1.0, text, None, outcome))
         return losses
 
     def _report(self, winner: Individual, rival: Individual | None) -> Sequence[Any]:
@@ -341,5 +340,3 @@ def _reference(
 ) -> tuple[str, float] | None:
     _, outcome = baselines.get(REFERENCE, (None, None))
     return (REFERENCE, outcome.value) if isinstance(outcome, Measured) else None
-
-

@@ -21,7 +21,9 @@ Found = tuple[SearchState, LedgerMemory]
 Losses = Mapping[str, Sequence[float]]
 
 
-def describe_search(state: SearchState, memory: LedgerMemory, best: Individual) -> dict[str, Any]:
+def describe_search(
+    state: SearchState, memory: LedgerMemory, best: Individual
+) -> dict[str, Any]:
     """Return what one search did and found."""
     return {
         "generations": state.generation,
@@ -118,9 +120,7 @@ def summarise(
         "funnel": searched["funnel"],
         "evaluations_saved": evaluations_saved(searched["funnel"]),
         "search": searched,
-        "random_search": (
-            describe_search(*companion, rival) if companion and rival else None
-        ),
+        "random_search": (describe_search(*companion, rival) if companion and rival else None),
         "front": [describe(individual) for individual in hall.front()],
         "baselines": describe_baselines(baselines),
         "report": describe_report(rows),
@@ -128,4 +128,3 @@ def summarise(
         "report_protocol": dict(evaluator.report_protocol()),
         "seconds": round(seconds, 3),
     }
-

@@ -40,7 +40,7 @@ def from_json(content: object) -> tuple[Expression, Mapping[str, str]]:
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConfigError(
-            f"this is no metric of AutoProxy: a JSON object with \"format\": \"{FORMAT}\" was "
+            f'this is no metric of AutoProxy: a JSON object with "format": "{FORMAT}" was '
             "expected; export one: autoproxy export NAME --form json"
         )
     if content.get("version") != VERSION:

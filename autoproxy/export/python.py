@@ -69,7 +69,9 @@ class _Body:
         self.lines: list[str] = []
         self.heads: set[str] = set()
         self._names: dict[Expression, str] = {}
-        like = next(node.head for node in expression.walk() if not node.operands and node.value is None)
+        like = next(
+            node.head for node in expression.walk() if not node.operands and node.value is None
+        )
         self._like = _parameter(VOCABULARY[like])
         self.result = self._emit(expression)
 

@@ -134,9 +134,13 @@ def _peel_operand(node: Expression, blind: frozenset[Kind]) -> Expression | None
 
 
 _LIVING = frozenset(
-    f"{prefix}_{word}" for prefix in ("row", "col", "all") for word in ("sum", "mean", "max", "norm")
+    f"{prefix}_{word}"
+    for prefix in ("row", "col", "all")
+    for word in ("sum", "mean", "max", "norm")
 )
-_KEEPS_POSITIVE = frozenset({"add", "mul", "div", "maximum", "minimum", "abs", "square", "sqrt"})
+_KEEPS_POSITIVE = frozenset(
+    {"add", "mul", "div", "maximum", "minimum", "abs", "square", "sqrt"}
+)
 
 
 def _positive(expression: Expression) -> bool:

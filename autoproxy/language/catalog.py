@@ -176,9 +176,7 @@ _PRIMITIVES = (
         nonnegative="operands",
         idempotent=True,
     ),
-    Primitive(
-        "pow", _POWER, m.power, _power, r"\left|{}\right|^{{{}}}", nonnegative="always"
-    ),
+    Primitive("pow", _POWER, m.power, _power, r"\left|{}\right|^{{{}}}", nonnegative="always"),
     *_reductions(),
     Primitive(
         "minmax",

@@ -41,7 +41,9 @@ def parse(text: str) -> Expression:
         )
     stripped = text.strip()
     if not stripped:
-        raise ExpressionError("the expression is empty; write for example 'mul(abs(W), x_norm)'")
+        raise ExpressionError(
+            "the expression is empty; write for example 'mul(abs(W), x_norm)'"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
@@ -150,4 +152,3 @@ def _application(name: str, args: list[ast.expr], node: ast.expr, text: str) -> 
         what = f"primitive {name!r} takes {primitive.arity} operand(s), got {len(args)}"
         raise _malformed(text, node.col_offset, what)
     return Expression(name, tuple(_read(arg, text) for arg in args))
-

@@ -43,7 +43,9 @@ _TERMINALS = (
         "activation",
         "sqrt((1/N) sum over N sequences and all tokens of x_j^2): Wanda's sqrt(scaler_row)",
     ),
-    Terminal("x_mean", Kind.PER_INPUT, False, r"\mu_j", "activation", "mean of x_j over tokens"),
+    Terminal(
+        "x_mean", Kind.PER_INPUT, False, r"\mu_j", "activation", "mean of x_j over tokens"
+    ),
     Terminal(
         "x_var",
         Kind.PER_INPUT,

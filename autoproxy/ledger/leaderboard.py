@@ -97,7 +97,11 @@ def entries_of(rows: Sequence[ReportRow]) -> tuple[Entry, ...]:
     for row in sorted(rows, key=lambda row: (row.seed, row.run or "")):
         metrics.setdefault((row.role, row.name, row.key), {})[row.seed] = row
     reference = next(
-        (m for (role, name, _), m in metrics.items() if (role, name) == ("baseline", REFERENCE)),
+        (
+            m
+            for (role, name, _), m in metrics.items()
+            if (role, name) == ("baseline", REFERENCE)
+        ),
         {},
     )
     entries = [_entry(by_seed, reference) for by_seed in metrics.values()]
@@ -115,7 +119,9 @@ def to_markdown(groups: Sequence[Group]) -> str:
     ]
     for group in groups:
         lines += [f"## {_heading(group.protocol)}", "", f"Protocol `{group.digest[:12]}`", ""]
-        lines += ["| | metric | role | perplexity | / Wanda | KL | seeds | complexity | formula |"]
+        lines += [
+            "| | metric | role | perplexity | / Wanda | KL | seeds | complexity | formula |"
+        ]
         lines += ["|---|---|---|---|---|---|---|---|---|"]
         lines += [_line(place, entry) for place, entry in enumerate(group.entries, 1)]
         lines += [""]
@@ -132,7 +138,13 @@ def to_csv(groups: Sequence[Group]) -> str:
         heading = [group.protocol.get(word, "") for word in HEADING]
         for entry in group.entries:
             values = asdict(entry)
-            writer.writerow([group.digest, *heading, *("" if values[n] is None else values[n] for n in names)])
+            writer.writerow(
+                [
+                    group.digest,
+                    *heading,
+                    *("" if values[n] is None else values[n] for n in names),
+                ]
+            )
     return buffer.getvalue()
 
 
@@ -147,7 +159,9 @@ def _heading(protocol: Mapping[str, Any]) -> str:
 def _entry(by_seed: Mapping[int, ReportRow], reference: Mapping[int, ReportRow]) -> Entry:
     rows = list(by_seed.values())
     mean, half = mean_and_interval([row.perplexity for row in rows])
-    shared = [row.perplexity / reference[s].perplexity for s, row in by_seed.items() if s in reference]
+    shared = [
+        row.perplexity / reference[s].perplexity for s, row in by_seed.items() if s in reference
+    ]
     first = rows[0]
     return Entry(
         role=first.role,

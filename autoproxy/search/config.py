@@ -80,7 +80,7 @@ class SearchConfig:
         for name, value in table.items():
             if name not in fields:
                 raise ConfigError(f"{where}: {unknown_name('search option', name, fields)}")
-            _check_type(where, name, value, str(fields[name].type))
+            _check_type(where, name, value, fields[name].type)
         if "seed" not in table:
             raise ConfigError(f"{where}: the search needs a `seed`; write e.g. `seed = 0`")
         return cls(**table)
@@ -115,18 +115,17 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}")
 
 
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float),
-    "str": (str,),
-    "bool": (bool,),
+_TYPES: Mapping[object, tuple[str, tuple[type, ...]]] = {
+    int: ("whole number", (int,)),
+    float: ("number", (int, float)),
+    float | None: ("number", (int, float)),
+    str: ("word", (str,)),
+    bool: ("true or false", (bool,)),
 }
+"""For each type of an option: how it is called, and what may be written for it."""
 
 
-def _check_type(where: str, name: str, value: object, wanted: str) -> None:
-    allowed = _TYPES[wanted]
+def _check_type(where: str, name: str, value: object, wanted: object) -> None:
+    called, allowed = _TYPES[wanted]
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise ConfigError(
-            f"{where}: {name} must be a {wanted.removesuffix(' | None')}, got {value!r}"
-        )
+        raise ConfigError(f"{where}: {name} must be a {called}, got {value!r}")

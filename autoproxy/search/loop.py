@@ -62,9 +62,7 @@ class Memory(Protocol):
         """Return what is known of a candidate, or None."""
         ...
 
-    def keep(
-        self, kept: Kept, protocol: str, fidelity: float, outcome: Outcome
-    ) -> None:
+    def keep(self, kept: Kept, protocol: str, fidelity: float, outcome: Outcome) -> None:
         """Store an outcome the instant it is known."""
         ...
 
@@ -145,9 +143,7 @@ class Search:
         seeds = [Proposal(s.slot, b.expression, "seed") for s, b in zip(proposals, known)]  # noqa: B905 - the shorter list ends it
         return seeds + proposals[len(seeds) :]
 
-    def _climb(
-        self, state: SearchState, kept: Sequence[tuple[Proposal, Kept]]
-    ) -> SearchState:
+    def _climb(self, state: SearchState, kept: Sequence[tuple[Proposal, Kept]]) -> SearchState:
         """Measure the batch rung by rung; what a cheap rung ranks low goes no further."""
         *cheap, full = self._evaluator.fidelities
         waiting = list(kept)
@@ -212,9 +208,7 @@ _IDLE_GENERATIONS = 25
 """Generations without a new candidate after which the space is taken to be exhausted."""
 
 
-def finalists(
-    state: SearchState, count: int, sign: float
-) -> tuple[Individual, ...]:
+def finalists(state: SearchState, count: int, sign: float) -> tuple[Individual, ...]:
     """Return the `count` best individuals by value, to be re-ranked on fresh blocks."""
     ranked = sorted(state.archive, key=lambda i: (sign * i.value, i.complexity, i.slot))
     return tuple(ranked[:count])

@@ -1,6 +1,7 @@
 """What a generation proposes: random expressions first, then children and immigrants."""
 
 import random
+from dataclasses import dataclass
 
 from autoproxy.breeding.grammar import Grammar
 from autoproxy.breeding.selection import tournament
@@ -10,7 +11,6 @@ from autoproxy.language.expression import Expression
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.state import SearchState
 from autoproxy.seeding import stream
-from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,4 +86,3 @@ class Kept:
 
 
 Verdict = Kept | Dropped
-

@@ -10,7 +10,6 @@ from autoproxy.sieve.rules import Context, Cost, Dropped, Kept, Rule, Verdict
 from autoproxy.sieve.structure import STRUCTURE_RULES
 from autoproxy.spaces import SearchSpace
 
-
 HOPELESS = Rule("hopeless", Cost.BEHAVIOUR)
 SAME_ORDER = Rule("same-order", Cost.BEHAVIOUR)
 SAME_MASK = Rule("same-mask", Cost.IDENTITY)

@@ -1,0 +1,234 @@
+"""How results look on a terminal: tables, and a live view of a run."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autoproxy.commands.progress import Progress
+
+PLAIN_EVERY = 10.0
+"""Seconds between two lines about one stage where there is no terminal."""
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Show a run while it works: live on a terminal, plain lines on a pipe.
+
+    Everything goes to standard error, so that standard output has the result alone.
+
+    Args:
+        quiet: Show nothing.
+    """
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda _: None
+        return
+    if not console.is_terminal:
+        yield _PlainLines(console)
+        return
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+
+        def show(at: Progress) -> None:
+            if at.notice:
+                live.console.print(f"note: {escape(at.notice)}")
+            live.update(_view(at))
+
+        yield show
+
+
+class _PlainLines:
+    """Lines about a run: one at each new stage, then one now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stage = ""
+        self._told = 0.0
+
+    def __call__(self, at: Progress) -> None:
+        if at.notice:
+            self._say(f"note: {at.notice}")
+        if at.stage == self._stage and at.seconds - self._told < PLAIN_EVERY:
+            return
+        self._stage, self._told = at.stage, at.seconds
+        words = [at.stage]
+        if at.total:
+            words.append(f"{at.done:.4g}/{at.total:.4g}")
+        if at.funnel:
+            words.append(f"generation {at.generation}, {_counts(at.funnel)}")
+        if at.best:
+            words.append(f"best {at.best[1]:.4f} {at.best[0]}")
+        if at.reference and at.best:
+            words.append(f"{at.reference[0]} {at.reference[1]:.4f}")
+        if at.seconds_left is not None:
+            words.append(f"{_duration(at.seconds_left)} left")
+        self._say("; ".join(words))
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def summary(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what a run found, against what it is compared."""
+    winner = found["winner"]
+    console.print(f"\n[bold]Run {escape(found['run'])}[/]")
+    console.print(_funnel_table(found["funnel"], found["evaluations_saved"]))
+    console.print(_front_table(found["front"], found["objective"]))
+    console.print(_baseline_table(found["baselines"], found["objective"]))
+    random = found["random_search"]
+    if random:
+        console.print(
+            f"Random search with the same {random['spent']:.4g} evaluations: "
+            f"{found['objective']['name']} {random['best']['value']:.4f}  "
+            f"{escape(random['best']['formula'])}"
+        )
+    console.print(_report_table(found["report"], found["report_protocol"]))
+    console.print(f"[bold]Winner[/] {escape(winner['formula'])}")
+    console.print(
+        f"{found['objective']['name']} {winner['value']:.4f} {found['objective']['unit']} on the "
+        f"search text; {found['seconds']:.0f} s in all; exported: autoproxy export "
+        f"{escape(found['run'])}"
+    )
+
+
+def evaluation(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what one metric is worth on one text."""
+    table = Table("", "", show_header=False)
+    for name in ("metric", "formula", "seed"):
+        table.add_row(name, escape(str(found[name])))
+    table.add_row("perplexity", f"{found['perplexity']:.4f}")
+    table.add_row("dense perplexity", f"{found['dense_perplexity']:.4f}")
+    table.add_row(f"KL to dense ({found['unit']})", f"{found['kl']:.5f}")
+    for name, value in found["protocol"].items():
+        table.add_row(name, escape(str(value)))
+    console.print(table)
+    for notice in found["notices"]:
+        console.print(f"note: {escape(notice)}")
+
+
+def explanation(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what a metric is."""
+    table = Table("", "", show_header=False)
+    for name, value in found.items():
+        if name == "inputs":
+            for item in value:
+                table.add_row(item["name"], escape(f"{item['kind']}: {item['meaning']}"))
+        elif isinstance(value, Mapping):
+            for inner, text in value.items():
+                table.add_row(f"{name} ({inner})", escape(str(text)))
+        elif isinstance(value, list):
+            table.add_row(name, escape(", ".join(map(str, value)) or "-"))
+        else:
+            table.add_row(name.replace("_", " "), escape(str(value)))
+    console.print(table)
+
+
+def leaderboard(console: Console, found: Mapping[str, Any]) -> None:
+    """Print the leaderboard, one table a protocol."""
+    for group in found["groups"]:
+        console.print(_report_table(group["entries"], group["protocol"]))
+    console.print(f"wrote {escape(', '.join(found['files']))}")
+
+
+def listing(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what there is to choose from."""
+    for name in ("spaces", "evaluators", "runs"):
+        console.print(f"[bold]{name}[/] {escape(', '.join(found[name]) or '-')}")
+    for name, columns in (
+        ("terminals", ("name", "kind", "unit", "meaning", "in_space")),
+        ("primitives", ("name", "operands", "cost", "meaning", "in_space")),
+        ("baselines", ("name", "text", "source")),
+    ):
+        title = f"{name} of space {found['space']} (root kind {found['root']})"
+        table = Table(*columns, title=title, title_justify="left")
+        for row in found[name]:
+            table.add_row(*(escape(_cell(row[column])) for column in columns))
+        console.print(table)
+
+
+def health(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what `doctor` found."""
+    for check in found["checks"]:
+        mark = "[green]ok[/]" if check["ok"] else "[red]wrong[/]"
+        console.print(f"{mark}\t{check['name']}: {escape(check['found'])}")
+
+
+def _view(at: Progress) -> RenderableType:
+    bar = ProgressBar(total=at.total or 1.0, completed=at.done, width=40)
+    left = "" if at.seconds_left is None else f"{_duration(at.seconds_left)} left"
+    head = Table.grid(padding=(0, 1))
+    head.add_row(Text(at.stage, style="bold"), bar, f"{at.done:.4g}/{at.total:.4g}", left)
+    lines: list[RenderableType] = [head]
+    if at.funnel:
+        lines.append(Text(f"generation {at.generation}   {_counts(at.funnel)}"))
+    if at.best:
+        beside = f"   {at.reference[0]} {at.reference[1]:.4f}" if at.reference else ""
+        lines.append(Text(f"best {at.best[1]:.4f}{beside}   {at.best[0]}", overflow="ellipsis"))
+    return Group(*lines)
+
+
+def _counts(funnel: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in funnel.items())
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def _cell(value: object) -> str:
+    return {True: "yes", False: ""}.get(value, "") if isinstance(value, bool) else str(value)
+
+
+def _funnel_table(funnel: Mapping[str, int], saved: int) -> Table:
+    title = f"Funnel: {saved} evaluations saved by the sieve"
+    table = Table(*funnel, title=title, title_justify="left")
+    table.add_row(*(str(count) for count in funnel.values()))
+    return table
+
+
+def _front_table(front: Sequence[Mapping[str, Any]], objective: Mapping[str, str]) -> Table:
+    unit = f"{objective['name']} ({objective['unit']})"
+    table = Table("complexity", unit, "formula", title="Front", title_justify="left")
+    for row in front:
+        table.add_row(str(row["complexity"]), f"{row['value']:.4f}", escape(row["formula"]))
+    return table
+
+
+def _baseline_table(rows: Sequence[Mapping[str, Any]], objective: Mapping[str, str]) -> Table:
+    unit = f"{objective['name']} ({objective['unit']})"
+    title = "Hand-made metrics on the search text"
+    table = Table("metric", unit, "formula", title=title, title_justify="left")
+    for row in rows:
+        value = row["reason"] if row["value"] is None else f"{row['value']:.4f}"
+        table.add_row(row["name"], value, escape(row["text"]))
+    return table
+
+
+def _report_table(rows: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> Table:
+    title = (
+        f"Report: {protocol['model']}, {protocol['condition']} per {protocol['group']}, "
+        f"{protocol['tokens']} tokens of {protocol['text']}"
+    )
+    table = Table("metric", "perplexity", "/ wanda", "KL", "seeds", title=escape(title))
+    table.title_justify = "left"
+    for row in rows:
+        half = "" if row["interval"] is None else f" ± {row['interval']:.2g}"
+        style = "bold" if row["role"] == "discovered" else None
+        name = escape(row["name"])
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
+        table.add_row(
+            name,
+            f"{row['perplexity']:.2f}{half}",
+            ratio,
+            f"{row['kl']:.4f}",
+            str(row["seeds"]),
+            style=style,
+        )
+    return table
