@@ -34,21 +34,13 @@ Calibration = Annotated[
     list[str] | None,
     typer.Option(help="Text that statistics are taken on: file, folder or topics:ROLE."),
 ]
-Validation = Annotated[
-    list[str] | None, typer.Option(help="Text that the search is scored on.")
-]
+Validation = Annotated[list[str] | None, typer.Option(help="Text that the search is scored on.")]
 ReportText = Annotated[
     list[str] | None, typer.Option("--text", help="Text of the report; no search sees it.")
 ]
-Sparsity = Annotated[
-    str | None, typer.Option(help="Share of the weights to drop, such as 0.5.")
-]
-Pattern = Annotated[
-    str | None, typer.Option(help="KEEP:BLOCK instead of a sparsity, such as 2:4.")
-]
-Group = Annotated[
-    str | None, typer.Option(help="Where importances are compared: row or matrix.")
-]
+Sparsity = Annotated[str | None, typer.Option(help="Share of the weights to drop, such as 0.5.")]
+Pattern = Annotated[str | None, typer.Option(help="KEEP:BLOCK instead of a sparsity, such as 2:4.")]
+Group = Annotated[str | None, typer.Option(help="Where importances are compared: row or matrix.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
@@ -72,9 +64,7 @@ def search(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
-    evaluations: Annotated[
-        float | None, typer.Option(help="Budget, in full evaluations.")
-    ] = None,
+    evaluations: Annotated[float | None, typer.Option(help="Budget, in full evaluations.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes at the latest.")
     ] = None,

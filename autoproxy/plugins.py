@@ -1,8 +1,8 @@
 """Finding search spaces and evaluators: by the name of an entry point, or as module:attribute."""
 
-import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from autoproxy.errors import ConfigError, unknown_name
 
@@ -34,8 +34,9 @@ def load(kind: str, name: str) -> object:
     if ":" not in name:
         known = unknown_name(kind, name, names(kind))
         raise ConfigError(f"{known}; or give your own as module:attribute")
-    if os.getcwd() not in sys.path:  # a user's own file lies beside the call, as with python -m
-        sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path:  # a user's own file lies beside the call, as with python -m
+        sys.path.insert(0, here)
     try:
         return EntryPoint(name, name, GROUPS[kind]).load()
     except (ImportError, AttributeError) as error:

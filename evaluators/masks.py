@@ -73,9 +73,7 @@ def parse_pattern(sparsity: str | float | None, pattern: str | None) -> Pattern:
     try:
         share = Fraction(str(sparsity))
     except (ValueError, ZeroDivisionError):
-        raise ConfigError(
-            f"sparsity {sparsity!r} is no number; write for example 0.5"
-        ) from None
+        raise ConfigError(f"sparsity {sparsity!r} is no number; write for example 0.5") from None
     if not 0 <= share < 1:
         raise ConfigError(f"sparsity must lie in [0, 1), got {sparsity}; 0.5 drops half")
     return Unstructured(share)
@@ -212,9 +210,7 @@ def _kth_smallest(importance: Tensor, k: int) -> Tensor:
 def _keep_in_blocks(blocks: Tensor, keep: int) -> Tensor:
     """Keep `keep` of each row of (blocks, block) by counting who beats whom."""
     columns = blocks.unbind(dim=1)
-    beaten_by = [
-        torch.zeros(len(blocks), dtype=torch.uint8, device=blocks.device) for _ in columns
-    ]
+    beaten_by = [torch.zeros(len(blocks), dtype=torch.uint8, device=blocks.device) for _ in columns]
     for left, first in enumerate(columns):
         for right in range(left + 1, len(columns)):
             # Of equals the right one stays: the lowest column is dropped first.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from autoproxy.errors import ConfigError, ModelError, unknown_name
 from evaluators.starter import STARTERS, starter_folder
@@ -66,6 +67,7 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
     where = str(starter_folder(source)) if source in STARTERS else source
     _check_folder(source, Path(where))
     family = _family(source, where)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the view is ours
     try:
         model = AutoModelForCausalLM.from_pretrained(
             where, dtype=DTYPES[dtype], attn_implementation="sdpa"
@@ -76,7 +78,9 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
             f"model {source!r} cannot be loaded: {error}; give the folder of a complete Hugging "
             "Face causal language model, with weights and tokenizer"
         ) from error
-    model.to(place).eval().requires_grad_(requires_grad=False)
+    model.to(place)  # type: ignore[arg-type]  # transformers 5.23 wraps the method without types
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(requires_grad=False)
     name = "starter" if source in STARTERS else source.rstrip("/").rsplit("/", 1)[-1]
     return LoadedModel(model, tokenizer, name, _digest(model), family)
 
@@ -108,9 +112,7 @@ def prunable(model: PreTrainedModel) -> dict[str, nn.Linear]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner = ours.get(parameter.data_ptr())
         if owner is not None and name != f"{owner}.weight":
-            raise ModelError(
-                f"{owner} shares its weight with {name}; it cannot be pruned alone"
-            )
+            raise ModelError(f"{owner} shares its weight with {name}; it cannot be pruned alone")
     return found
 
 
@@ -140,9 +142,7 @@ def _check_folder(source: str, folder: Path) -> None:
     if not folder.exists():
         return
     if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{source} has no config.json; give the folder of a Hugging Face model"
-        )
+        raise ModelError(f"{source} has no config.json; give the folder of a Hugging Face model")
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     if not weights:
         raise ModelError(

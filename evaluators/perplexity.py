@@ -78,7 +78,7 @@ def _hidden(model: PreTrainedModel, block: Tensor) -> Tensor:
 
 
 def _head(model: PreTrainedModel) -> nn.Module:
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers 5.23
     if not isinstance(head, nn.Module):
         raise TypeError(f"{type(model).__name__} has no output head")
     return head
@@ -91,16 +91,12 @@ def _nll(model: PreTrainedModel, block: Tensor, hidden: Tensor) -> float:
     for start in range(0, len(labels), CHUNK):
         part = labels[start : start + CHUNK]
         logits = head(hidden[start : start + len(part)]).float()
-        total += float(
-            nn.functional.cross_entropy(logits, part, reduction="none").double().sum()
-        )
+        total += float(nn.functional.cross_entropy(logits, part, reduction="none").double().sum())
     return total / len(labels)
 
 
 @torch.inference_mode()
-def _compare(
-    model: PreTrainedModel, block: Tensor, hidden: Tensor, dense: Tensor
-) -> Comparison:
+def _compare(model: PreTrainedModel, block: Tensor, hidden: Tensor, dense: Tensor) -> Comparison:
     head, labels = _head(model), block[1:].to(hidden.device)
     divergence, loss = 0.0, 0.0
     for start in range(0, len(block), CHUNK):

@@ -80,9 +80,7 @@ def cached_statistics(
         StorageError: The cache cannot be written.
     """
     wanted = sorted(frozenset(names) - _FREE)
-    files = {
-        name: folder / f"{_cache_key(loaded, blocks, name)}.safetensors" for name in wanted
-    }
+    files = {name: folder / f"{_cache_key(loaded, blocks, name)}.safetensors" for name in wanted}
     found: Statistics = {name: {} for name in prunable(loaded.model)}
     missing = []
     for name, path in files.items():
@@ -148,7 +146,7 @@ class _Flow:
     def statistics(self, sequences: int, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Return the wanted statistics, (1, width) each."""
         made: dict[str, Callable[[], Tensor]] = {
-            "x_norm": lambda: (self.squares / sequences).sqrt(),
+            "x_norm": (self.squares / sequences).sqrt,
             "x_mean": lambda: self.mean,
             "x_var": lambda: self.spread / self.tokens,
             "x_max": lambda: self.largest,
@@ -176,9 +174,7 @@ def _flows(
     """Run the model over the blocks and sum up what goes into and out of each layer."""
     flows: dict[str, _Flow] = {}
     owner: dict[str, str] = {}
-    out = {
-        n: torch.zeros(layer.out_features, dtype=torch.float64) for n, layer in layers.items()
-    }
+    out = {n: torch.zeros(layer.out_features, dtype=torch.float64) for n, layer in layers.items()}
     out = {name: total.to(model.device) for name, total in out.items()}
     last: list[Any] = [None, ""]  # the input tensor seen last, and the layer that saw it first
 
@@ -194,9 +190,7 @@ def _flows(
                 flows[name].add(args[0])
             owner[name] = last[1]
             if "y_norm" in wanted:
-                out[name] += (
-                    result.detach().reshape(-1, result.shape[-1]).double().square().sum(0)
-                )
+                out[name] += result.detach().reshape(-1, result.shape[-1]).double().square().sum(0)
 
         return see
 
@@ -309,15 +303,15 @@ def hooked(handles: Iterable[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _requiring_gradients(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+def _requiring_gradients(weights: Iterable[Tensor]) -> Iterator[None]:
     held = [(weight, weight.requires_grad) for weight in weights]
     try:
         for weight, _ in held:
-            weight.requires_grad_(requires_grad=True)
+            weight.requires_grad_(True)
         yield
     finally:
         for weight, before in held:
-            weight.requires_grad_(requires_grad=before)
+            weight.requires_grad_(before)
 
 
 def _cache_key(loaded: LoadedModel, blocks: Tensor, name: str) -> str:
@@ -333,9 +327,7 @@ def _cache_key(loaded: LoadedModel, blocks: Tensor, name: str) -> str:
     )
 
 
-def _read(
-    path: Path, layers: set[str], notice: Callable[[str], None]
-) -> dict[str, Tensor] | None:
+def _read(path: Path, layers: set[str], notice: Callable[[str], None]) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
     try:

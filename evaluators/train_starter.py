@@ -135,9 +135,7 @@ def train_tokenizer(corpus: Corpus, plan: Plan) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(
-        [*corpus.train, *[corpus.topics] * plan.topic_repeats], trainer
-    )
+    tokenizer.train_from_iterator([*corpus.train, *[corpus.topics] * plan.topic_repeats], trainer)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers has no types
         tokenizer_object=tokenizer,
         bos_token=END,
@@ -225,14 +223,10 @@ def learning_rate(plan: Plan, step: int) -> float:
     fall = plan.steps * 3 // 10
     left = plan.steps - step
     rate = min((step + 1) / 100, 1.0)
-    return (
-        plan.peak * rate * (1.0 if left > fall else 0.05 + 0.95 * (left - 1) / max(fall - 1, 1))
-    )
+    return plan.peak * rate * (1.0 if left > fall else 0.05 + 0.95 * (left - 1) / max(fall - 1, 1))
 
 
-def train(
-    plan: Plan, tokens: Tensor, work: Path, *, until: int | None = None
-) -> PreTrainedModel:
+def train(plan: Plan, tokens: Tensor, work: Path, *, until: int | None = None) -> PreTrainedModel:
     """Return the trained model; go on from the checkpoint in `work` if there is one.
 
     Args:

@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 from deap import gp
 
@@ -14,7 +15,8 @@ from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from autoproxy.spaces import SearchSpace
 
-Node = gp.Primitive | gp.Terminal
+Node: TypeAlias = Any
+"""A node of a DEAP tree, `gp.Primitive` or `gp.Terminal`; DEAP has no types."""
 
 _LOTS = 72
 """Lottery tickets a primitive of weight 1 has among the primitives of one result kind."""
@@ -142,9 +144,7 @@ class Grammar:
                     steps[kind_type] = min(ways)
         return steps
 
-    def _grow(
-        self, kind_type: _KindType, steps: int, low: int, *, full: bool
-    ) -> Iterator[Node]:
+    def _grow(self, kind_type: _KindType, steps: int, low: int, *, full: bool) -> Iterator[Node]:
         terminals = self.set.terminals[kind_type]
         if terminals and self._may_stop(kind_type, steps, low, full=full):
             yield random.choice(terminals)  # noqa: S311 - lent by a named stream

@@ -15,9 +15,7 @@ from autoproxy.seeding import lend_to_global
 Mutation = Callable[[Grammar, gp.PrimitiveTree], gp.PrimitiveTree]
 
 
-def sprout(
-    grammar: Grammar, rng: random.Random, *, low: int, high: int, full: bool
-) -> Expression:
+def sprout(grammar: Grammar, rng: random.Random, *, low: int, high: int, full: bool) -> Expression:
     """Return a random expression of the space's root kind: one of ramped half-and-half."""
     with lend_to_global(rng):
         nodes = grammar.generate(low, high, grammar.type_of(grammar.space.root), full=full)

@@ -1,5 +1,6 @@
 """Whether this installation can work: versions, devices, shipped models, results folder."""
 
+import functools
 import importlib
 import os
 import shutil
@@ -20,7 +21,7 @@ def examine(workspace: Workspace) -> dict[str, Any]:
     """Return a list of checks, each with what was found, and whether all is well."""
     checks = [
         _check("python", lambda: sys.version.split()[0]),
-        *(_check(name, lambda name=name: _version(name)) for name in PACKAGES),
+        *(_check(name, functools.partial(_version, name)) for name in PACKAGES),
         _check("device", _device),
         _check("processors", lambda: f"{os.cpu_count()}"),
         _check("plug-ins", _plugins),

@@ -56,9 +56,7 @@ def evaluate_metric(
     notices: list[str] = []
     with (
         Ledger.open(workspace.ledger) as ledger,
-        loading.evaluator(
-            evaluator, said, cache=workspace.cache, notice=notices.append
-        ) as opened,
+        loading.evaluator(evaluator, said, cache=workspace.cache, notice=notices.append) as opened,
     ):
         _check_provided(expression.terminals(), opened.provides)
         role = "baseline" if baseline is not None else "evaluated"

@@ -178,7 +178,5 @@ def _sheet(run: str, summary: Mapping[str, Any]) -> dict[str, str]:
     sheet |= {word: str(protocol[word]) for word in words if word in protocol}
     sheet["model_hash"] = str(protocol.get("model_hash", ""))
     objective = summary["objective"]
-    sheet["value"] = (
-        f"{summary['winner']['value']:.6g} {objective['unit']} ({objective['name']})"
-    )
+    sheet["value"] = f"{summary['winner']['value']:.6g} {objective['unit']} ({objective['name']})"
     return sheet

@@ -12,7 +12,7 @@ from autoproxy.commands.metrics import write_metric
 from autoproxy.commands.plan import Plan, make_plan
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.reporting import Named, Reporter
-from autoproxy.commands.summary import summarise
+from autoproxy.commands.summary import Findings, summarise
 from autoproxy.commands.workspace import Workspace, write_json, write_text
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
@@ -110,9 +110,7 @@ def resume_session(workspace: Workspace, run: str | None, show: Show) -> Session
     """
     name = workspace.existing_run(run)
     with workspace.locked(name):
-        plan = make_plan(
-            workspace.run_folder(name) / "run.toml", run={}, search={}, evaluator={}
-        )
+        plan = make_plan(workspace.run_folder(name) / "run.toml", run={}, search={}, evaluator={})
     return Session(plan, workspace, show, name)
 
 
@@ -161,7 +159,7 @@ class _Run:
         rival = self._finals(companion[0])[0] if companion else None
         rows = self._report(winner, rival)
         hall = _hall(found, self._evaluator)
-        summary = summarise(
+        findings = Findings(
             run=self._name,
             space=self._space,
             evaluator=self._evaluator,
@@ -175,6 +173,7 @@ class _Run:
             rows=rows,
             seconds=self._clock.seconds,
         )
+        summary = summarise(findings)
         self._finish(summary, hall, winner)
         return summary
 

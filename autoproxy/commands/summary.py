@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoproxy.commands.loading import OpenEvaluator
@@ -21,9 +21,7 @@ Found = tuple[SearchState, LedgerMemory]
 Losses = Mapping[str, Sequence[float]]
 
 
-def describe_search(
-    state: SearchState, memory: LedgerMemory, best: Individual
-) -> dict[str, Any]:
+def describe_search(state: SearchState, memory: LedgerMemory, best: Individual) -> dict[str, Any]:
     """Return what one search did and found."""
     return {
         "generations": state.generation,
@@ -85,46 +83,67 @@ def describe_report(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     return [asdict(entry) for entry in entries_of(rows)]
 
 
-def summarise(
-    *,
-    run: str,
-    space: SearchSpace,
-    evaluator: OpenEvaluator,
-    found: Found,
-    hall: HallOfFame,
-    baselines: Mapping[str, tuple[Baseline, Outcome]],
-    companion: Found | None,
-    winner: Individual,
-    rival: Individual | None,
-    finals: Losses,
-    rows: Sequence[ReportRow],
-    seconds: float,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What the stages of a run found, before it is put in words.
+
+    Attributes:
+        run: Name.
+        space: Where it looked.
+        evaluator: What measured.
+        found: The search and its memory.
+        hall: The best at each complexity.
+        baselines: Hand-made metrics on the search text.
+        companion: Random search and its memory, where it was asked for.
+        winner: Best of the finalists.
+        rival: Best of random search's finalists.
+        finals: Losses of the finalists on fresh blocks, by key.
+        rows: Measurements on the report text.
+        seconds: Wall-clock time.
+    """
+
+    run: str
+    space: SearchSpace
+    evaluator: OpenEvaluator
+    found: Found
+    hall: HallOfFame
+    baselines: Mapping[str, tuple[Baseline, Outcome]]
+    companion: Found | None
+    winner: Individual
+    rival: Individual | None
+    finals: Losses
+    rows: Sequence[ReportRow]
+    seconds: float
+
+
+def summarise(f: Findings) -> dict[str, Any]:
     """Return the summary of a run as plain JSON values."""
-    state, memory = found
-    searched = describe_search(state, memory, winner)
+    searched = describe_search(*f.found, f.winner)
+    objective = f.evaluator.objective
     return {
-        "run": run,
-        "space": space.name,
+        "run": f.run,
+        "space": f.space.name,
         "objective": {
-            "name": evaluator.objective.name,
-            "unit": evaluator.objective.unit,
-            "direction": evaluator.objective.direction.value,
+            "name": objective.name,
+            "unit": objective.unit,
+            "direction": objective.direction.value,
         },
-        "winner": describe(winner),
-        "winner_losses": list(finals[winner.key]),
+        "winner": describe(f.winner),
+        "winner_losses": list(f.finals[f.winner.key]),
         "finalists": [
             {"key": key, "mean_loss": math.fsum(losses) / len(losses)}
-            for key, losses in sorted(finals.items(), key=lambda item: math.fsum(item[1]))
+            for key, losses in sorted(f.finals.items(), key=lambda item: math.fsum(item[1]))
         ],
         "funnel": searched["funnel"],
         "evaluations_saved": evaluations_saved(searched["funnel"]),
         "search": searched,
-        "random_search": (describe_search(*companion, rival) if companion and rival else None),
-        "front": [describe(individual) for individual in hall.front()],
-        "baselines": describe_baselines(baselines),
-        "report": describe_report(rows),
-        "protocol": dict(evaluator.protocol()),
-        "report_protocol": dict(evaluator.report_protocol()),
-        "seconds": round(seconds, 3),
+        "random_search": (
+            describe_search(*f.companion, f.rival) if f.companion and f.rival else None
+        ),
+        "front": [describe(individual) for individual in f.hall.front()],
+        "baselines": describe_baselines(f.baselines),
+        "report": describe_report(f.rows),
+        "protocol": dict(f.evaluator.protocol()),
+        "report_protocol": dict(f.evaluator.report_protocol()),
+        "seconds": round(f.seconds, 3),
     }

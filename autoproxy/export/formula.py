@@ -66,7 +66,5 @@ def to_sympy(expression: Expression) -> sympy.Expr:
     if expression.value is not None:
         return sympy.Float(format_number(expression.value))
     if not expression.operands:
-        return sympy.Symbol(
-            expression.head, real=True, nonnegative=nonnegative(expression) or None
-        )
+        return sympy.Symbol(expression.head, real=True, nonnegative=nonnegative(expression) or None)
     return CATALOG[expression.head].symbol(*map(to_sympy, expression.operands))

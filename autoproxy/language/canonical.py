@@ -124,12 +124,13 @@ def _peel_operand(node: Expression, blind: frozenset[Kind]) -> Expression | None
     if node.head not in {"add", "sub", "mul", "div"}:
         return None
     left, right = node.operands
-    if kind_of(right) in blind and kind_of(left) not in blind:
-        if node.head in {"add", "sub"} or _positive(right):
-            return left
-    if kind_of(left) in blind and kind_of(right) not in blind:
-        if node.head == "add" or (node.head == "mul" and _positive(left)):
-            return right
+    blind_left, blind_right = kind_of(left) in blind, kind_of(right) in blind
+    if blind_left == blind_right:
+        return None
+    if blind_right and (node.head in {"add", "sub"} or _positive(right)):
+        return left
+    if blind_left and (node.head == "add" or (node.head == "mul" and _positive(left))):
+        return right
     return None
 
 
@@ -138,9 +139,7 @@ _LIVING = frozenset(
     for prefix in ("row", "col", "all")
     for word in ("sum", "mean", "max", "norm")
 )
-_KEEPS_POSITIVE = frozenset(
-    {"add", "mul", "div", "maximum", "minimum", "abs", "square", "sqrt"}
-)
+_KEEPS_POSITIVE = frozenset({"add", "mul", "div", "maximum", "minimum", "abs", "square", "sqrt"})
 
 
 def _positive(expression: Expression) -> bool:

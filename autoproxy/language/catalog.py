@@ -24,7 +24,8 @@ _IN_ROW: tuple[Signature, ...] = (((Kind.WEIGHT,), Kind.WEIGHT),)
 
 def _named(name: str) -> Callable[..., Any]:
     """Return a sympy function without a meaning of its own, for reductions."""
-    return lambda *operands: sympy.Function(name)(*operands)
+    function: Callable[..., Any] = sympy.Function(name)
+    return function
 
 
 def _divide(a: Any, b: Any) -> Any:
@@ -196,9 +197,7 @@ _PRIMITIVES = (
         cost=2,
         nonnegative="always",
     ),
-    Primitive(
-        "zscore", _SAME, m.zscore, _named("zscore"), r"\mathrm{{z}}\left({}\right)", cost=2
-    ),
+    Primitive("zscore", _SAME, m.zscore, _named("zscore"), r"\mathrm{{z}}\left({}\right)", cost=2),
     Primitive(
         "row_zscore",
         _IN_ROW,

@@ -87,7 +87,7 @@ def sign(a: Tensor) -> Tensor:
 def power(a: Tensor, exponent: float) -> Tensor:
     """Return |a| to the exponent; for a negative one, |a| below 1e-9 counts as 1e-9."""
     base = a.abs()
-    return (base.clamp_min(1e-9) if exponent < 0 else base) ** exponent
+    return torch.pow(base.clamp_min(1e-9) if exponent < 0 else base, exponent)
 
 
 def row_sum(a: Tensor) -> Tensor:
@@ -117,7 +117,8 @@ def row_std(a: Tensor) -> Tensor:
 
 def row_norm(a: Tensor) -> Tensor:
     """Return the Euclidean norm over the inputs of each output."""
-    return torch.linalg.vector_norm(a, dim=1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(a, dim=1, keepdim=True)
+    return norm
 
 
 def col_sum(a: Tensor) -> Tensor:
@@ -147,7 +148,8 @@ def col_std(a: Tensor) -> Tensor:
 
 def col_norm(a: Tensor) -> Tensor:
     """Return the Euclidean norm over the outputs of each input."""
-    return torch.linalg.vector_norm(a, dim=0, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(a, dim=0, keepdim=True)
+    return norm
 
 
 def all_sum(a: Tensor) -> Tensor:

@@ -41,9 +41,7 @@ def parse(text: str) -> Expression:
         )
     stripped = text.strip()
     if not stripped:
-        raise ExpressionError(
-            "the expression is empty; write for example 'mul(abs(W), x_norm)'"
-        )
+        raise ExpressionError("the expression is empty; write for example 'mul(abs(W), x_norm)'")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)

@@ -56,9 +56,7 @@ class Program:
 class _Values:
     """The values that are alive during one run."""
 
-    def __init__(
-        self, inputs: Mapping[str, Tensor], uses: Counter[Expression], limit: int
-    ) -> None:
+    def __init__(self, inputs: Mapping[str, Tensor], uses: Counter[Expression], limit: int) -> None:
         self._inputs = inputs
         self._uses = uses
         self._limit = limit

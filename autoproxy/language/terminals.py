@@ -43,9 +43,7 @@ _TERMINALS = (
         "activation",
         "sqrt((1/N) sum over N sequences and all tokens of x_j^2): Wanda's sqrt(scaler_row)",
     ),
-    Terminal(
-        "x_mean", Kind.PER_INPUT, False, r"\mu_j", "activation", "mean of x_j over tokens"
-    ),
+    Terminal("x_mean", Kind.PER_INPUT, False, r"\mu_j", "activation", "mean of x_j over tokens"),
     Terminal(
         "x_var",
         Kind.PER_INPUT,
@@ -54,9 +52,7 @@ _TERMINALS = (
         "activation squared",
         "population variance of x_j over tokens",
     ),
-    Terminal(
-        "x_max", Kind.PER_INPUT, True, r"\max|X_j|", "activation", "max of |x_j| over tokens"
-    ),
+    Terminal("x_max", Kind.PER_INPUT, True, r"\max|X_j|", "activation", "max of |x_j| over tokens"),
     Terminal(
         "y_norm",
         Kind.PER_OUTPUT,

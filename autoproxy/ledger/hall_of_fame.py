@@ -20,9 +20,7 @@ class HallOfFame:
     """
 
     objective: Objective
-    by_complexity: Mapping[int, Individual] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    by_complexity: Mapping[int, Individual] = field(default_factory=lambda: MappingProxyType({}))
 
     def add(self, individual: Individual) -> Self:
         """Return the hall of fame after `individual` was seen."""

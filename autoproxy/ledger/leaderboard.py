@@ -97,11 +97,7 @@ def entries_of(rows: Sequence[ReportRow]) -> tuple[Entry, ...]:
     for row in sorted(rows, key=lambda row: (row.seed, row.run or "")):
         metrics.setdefault((row.role, row.name, row.key), {})[row.seed] = row
     reference = next(
-        (
-            m
-            for (role, name, _), m in metrics.items()
-            if (role, name) == ("baseline", REFERENCE)
-        ),
+        (m for (role, name, _), m in metrics.items() if (role, name) == ("baseline", REFERENCE)),
         {},
     )
     entries = [_entry(by_seed, reference) for by_seed in metrics.values()]
@@ -119,9 +115,7 @@ def to_markdown(groups: Sequence[Group]) -> str:
     ]
     for group in groups:
         lines += [f"## {_heading(group.protocol)}", "", f"Protocol `{group.digest[:12]}`", ""]
-        lines += [
-            "| | metric | role | perplexity | / Wanda | KL | seeds | complexity | formula |"
-        ]
+        lines += ["| | metric | role | perplexity | / Wanda | KL | seeds | complexity | formula |"]
         lines += ["|---|---|---|---|---|---|---|---|---|"]
         lines += [_line(place, entry) for place, entry in enumerate(group.entries, 1)]
         lines += [""]
@@ -131,7 +125,7 @@ def to_markdown(groups: Sequence[Group]) -> str:
 def to_csv(groups: Sequence[Group]) -> str:
     """Return the leaderboard as CSV, one line a metric, floats exact."""
     buffer = io.StringIO()
-    names = [field for field in Entry.__dataclass_fields__]
+    names = list(Entry.__dataclass_fields__)
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["protocol", *HEADING, *names])
     for group in groups:

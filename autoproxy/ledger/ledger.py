@@ -1,7 +1,7 @@
 """The ledger: an append-only record in SQL, asked before measuring and told right after."""
 
 import contextlib
-import datetime
+import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -279,7 +279,7 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def _outcome(row: sa.Row[Any]) -> Outcome:

@@ -214,9 +214,7 @@ def finalists(state: SearchState, count: int, sign: float) -> tuple[Individual, 
     return tuple(ranked[:count])
 
 
-def confirm(
-    evaluator: Evaluator, chosen: Sequence[Individual]
-) -> Mapping[str, tuple[float, ...]]:
+def confirm(evaluator: Evaluator, chosen: Sequence[Individual]) -> Mapping[str, tuple[float, ...]]:
     """Return the losses on fresh blocks of each individual, by key; the same blocks for all."""
     return {i.key: tuple(evaluator.confirm(i.expression)) for i in chosen}
 

@@ -4,9 +4,11 @@ from functools import lru_cache
 
 from autoproxy.language.canonical import canonical, key, order_key
 from autoproxy.language.expression import Expression, constant
+from autoproxy.language.primitive import EXPONENT_RANGE
 from autoproxy.sieve.rules import Context, Cost, Rule
 
 _INVERSES = frozenset({("exp", "log"), ("log", "exp"), ("square", "sqrt"), ("sqrt", "square")})
+_POWERS = {"sqrt": 0.5, "square": 2.0, "pow": None}
 _UNDOES = {"add": "sub", "sub": "add", "mul": "div", "div": "mul"}
 
 
@@ -37,7 +39,7 @@ def _cancel(node: Expression) -> Expression | None:
     if (node.head, first.head) in _INVERSES:
         inner = first.operands[0]
         return inner if "log" in (node.head, first.head) else Expression("abs", (inner,))
-    if node.head == "pow" and first.head in {"pow", "sqrt", "square"}:
+    if node.head in _POWERS and first.head in _POWERS and "pow" in (node.head, first.head):
         return _one_power(node)
     undone = _UNDOES.get(node.head)
     if undone is None or first.head != undone:
@@ -46,15 +48,16 @@ def _cancel(node: Expression) -> Expression | None:
 
 
 def _one_power(node: Expression) -> Expression | None:
-    """Write a power of a power as one, where the exponents can be seen to multiply."""
-    first, outer = node.operands
-    inner = {"sqrt": 0.5, "square": 2.0}.get(first.head)
-    if inner is None:
-        inner = first.operands[1].value or 0.0
-    exponent = inner * (outer.value or 0.0)
-    if not 0 < abs(exponent) <= 4:
+    """Write a power of a power as one, where their exponents multiply to a lawful one."""
+    exponent = _exponent(node) * _exponent(node.operands[0])
+    if not 0 < abs(exponent) <= EXPONENT_RANGE[1]:
         return None
-    return Expression("pow", (first.operands[0], constant(exponent)))
+    return Expression("pow", (node.operands[0].operands[0], constant(exponent)))
+
+
+def _exponent(node: Expression) -> float:
+    known = _POWERS[node.head]
+    return known if known is not None else node.operands[1].value or 0.0
 
 
 def _other(pair: Expression, undoing: Expression, *, commutes: bool) -> Expression | None:

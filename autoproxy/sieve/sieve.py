@@ -54,9 +54,7 @@ class Sieve:
                 return Dropped(rule.name, reason)
         return None
 
-    def _dear(
-        self, expression: Expression, slot: int, behaviour: Fingerprint | Failed
-    ) -> Verdict:
+    def _dear(self, expression: Expression, slot: int, behaviour: Fingerprint | Failed) -> Verdict:
         if isinstance(behaviour, Failed):
             return Dropped(HOPELESS.name, behaviour.reason)
         first = self._context.first_slot("fingerprint", behaviour.digest, slot)
