@@ -1,19 +1,37 @@
 """The ledger: an append-only record in SQL, asked before measuring and told right after."""
 
 import contextlib
-import datetime as dt
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, SQLAlchemyError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from autoproxy.errors import ConfigError, StorageError
-from autoproxy.evaluation import Failed, Measured, Outcome, content_hash
+from autoproxy.errors import StorageError, unknown_name
+from autoproxy.evaluation import Measured, Outcome, content_hash
+from autoproxy.ledger.connection import (
+    READING,
+    close_quietly,
+    connect,
+    lock_for_creation,
+    storage_error,
+)
 from autoproxy.ledger.records import Evaluation, Event, ReportRow, RunRecord
+from autoproxy.ledger.rows import (
+    evaluation_row,
+    event_of,
+    event_row,
+    outcome_of,
+    report_of,
+    report_row,
+    run_of,
+    run_row,
+)
 from autoproxy.ledger.schema import (
     EVALUATIONS,
     EVENTS,
@@ -29,12 +47,22 @@ from autoproxy.ledger.schema import (
 class Ledger:
     """Every evaluation of every run, in an SQLite file or a PostgreSQL database.
 
-    Each call that stores something is one transaction, on disk when the call returns, so a
-    process may be killed at any moment and loses nothing that it was told is stored.
+    Each call that stores something is one transaction, done when the call returns: a process may
+    be killed at any moment, nothing that it was told is stored is lost, and no row is half
+    there. Floats come back bit for bit, but for negative zero, which SQLite returns as zero.
+    Several processes may use one ledger; in each, open it there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, Ledger.open(f"{folder}/a.sqlite") as ledger:
+    ...     row = Evaluation("k", "p", 1.0, "abs(W)", None, Measured(0.1, 1.0))
+    ...     ledger.remember(row)
+    ...     ledger.recall("k", "p", 1.0) == row.outcome
+    True
     """
 
     def __init__(self, engine: Engine, where: str) -> None:
         self._engine = engine
+        self._reader = engine.execution_options(**{READING: True})
         self._where = where
 
     @classmethod
@@ -45,33 +73,46 @@ class Ledger:
             where: Path of an SQLite file, or a database URL.
 
         Raises:
-            StorageError: It cannot be opened, is no ledger, or has another schema version.
+            StorageError: It cannot be opened or written, is no ledger, or has another schema
+                version.
         """
-        url = _url(where)
-        shown = url.render_as_string(hide_password=True)
-        engine = sa.create_engine(url)
-        if url.get_backend_name() == "sqlite":
-            sa.event.listen(engine, "connect", _configure_sqlite)
+        engine = connect(where)
+        shown = engine.url.render_as_string(hide_password=True)
         ledger = cls(engine, shown if "://" in str(where) else str(where))
         try:
             ledger._check_version()
         except StorageError:
-            engine.dispose()
+            close_quietly(engine)
             raise
         return ledger
 
     def _check_version(self) -> None:
-        """Make the tables of a new ledger; leave one of another version as it is."""
+        """Make the tables of a new ledger, all or none; leave any other as it is."""
         with self._transaction() as connection:
-            if not sa.inspect(connection).has_table(VERSION.name):
+            lock_for_creation(connection)
+            names = set(sa.inspect(connection).get_table_names())
+            if VERSION.name not in names:
+                self._refuse_foreign(names, connection)
                 METADATA.create_all(connection)
                 connection.execute(sa.insert(VERSION).values(version=SCHEMA_VERSION))
                 return
             found = connection.execute(sa.select(VERSION.c.version)).scalar()
         if found != SCHEMA_VERSION:
             raise StorageError(
-                f"ledger {self._where} has schema version {found}, this program reads "
-                f"{SCHEMA_VERSION}; use the program that wrote it, or another --results DIR"
+                f"the ledger {self._where} has schema version {found}, this program reads "
+                f"{SCHEMA_VERSION}; use the program that wrote it, or choose another with "
+                "--results DIR"
+            )
+
+    def _refuse_foreign(self, names: set[str], connection: Connection) -> None:
+        """Refuse to move in with another program: a file that has tables, or a name taken."""
+        alone = connection.dialect.name == "sqlite"
+        foreign = names if alone else names & set(METADATA.tables)
+        if foreign:
+            raise StorageError(
+                f"{self._where} is the database of another program: it has the tables "
+                f"{', '.join(sorted(foreign))}; move it away, or choose another with "
+                "--results DIR"
             )
 
     def __enter__(self) -> Self:
@@ -90,9 +131,9 @@ class Ledger:
         query = sa.select(EVALUATIONS).where(
             table.key == key, table.protocol == protocol, table.fidelity == fidelity
         )
-        with self._transaction() as connection:
+        with self._transaction(reading=True) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _outcome(row)
+        return None if row is None else outcome_of(row)
 
     def remember(self, evaluation: Evaluation) -> None:
         """Store an evaluation; storing the same one twice changes nothing.
@@ -101,30 +142,14 @@ class Ledger:
             StorageError: The ledger has another value for it: the evaluator is not
                 deterministic, or its protocol leaves something out.
         """
-        outcome = evaluation.outcome
-        measured = isinstance(outcome, Measured)
-        row = {
-            "key": evaluation.key,
-            "protocol": evaluation.protocol,
-            "fidelity": evaluation.fidelity,
-            "text": evaluation.text,
-            "identity": evaluation.identity,
-            "value": outcome.value if isinstance(outcome, Measured) else None,
-            "details": dict(outcome.details) if isinstance(outcome, Measured) else None,
-            "reason": outcome.reason if isinstance(outcome, Failed) else None,
-            "seconds": outcome.seconds,
-            "recorded": _now(),
-        }
-        if self._insert(EVALUATIONS, row):
+        if self._insert(EVALUATIONS, evaluation_row(evaluation)):
             return
         known = self.recall(evaluation.key, evaluation.protocol, evaluation.fidelity)
-        same = known is not None and isinstance(known, Measured) == measured
-        if same and isinstance(known, Measured) and isinstance(outcome, Measured):
-            same = known.value == outcome.value
-        if not same:
+        if not _agree(known, evaluation.outcome):
             raise StorageError(
-                f"{evaluation.text} gave {outcome} where the ledger has {known}, under one "
-                "protocol: the evaluator is not deterministic, or its protocol is not complete"
+                f"{evaluation.text} gave {evaluation.outcome} where the ledger has {known}, under "
+                "one protocol: the evaluator is not deterministic, or its protocol is not "
+                "complete; mend it and start with another --results DIR"
             )
 
     def remember_protocol(self, protocol: Mapping[str, Any]) -> str:
@@ -134,22 +159,26 @@ class Ledger:
         return digest
 
     def begin_run(self, record: RunRecord) -> None:
-        """Store that a run has begun, or goes on."""
-        row = {
-            "run": record.run,
-            "seed": record.seed,
-            "space": record.space,
-            "evaluator": record.evaluator,
-            "config": dict(record.config),
-            "protocol": self.remember_protocol(record.protocol),
-            "manifest": dict(record.manifest),
-            "status": record.status,
-            "seconds": record.seconds,
-            "summary": None if record.summary is None else dict(record.summary),
-            "recorded": _now(),
-        }
+        """Store that a run has begun, or goes on.
+
+        Raises:
+            StorageError: The ledger has a run of that name with another seed, space, evaluator
+                or protocol.
+        """
+        row = run_row(record, self.remember_protocol(record.protocol))
         if not self._insert(RUNS, row):
+            self._check_same(record)
             self.update_run(record.run, status=record.status)
+
+    def _check_same(self, record: RunRecord) -> None:
+        known = self.run(record.run)
+        for name in ("seed", "space", "evaluator", "protocol"):
+            old, new = getattr(known, name), getattr(record, name)
+            if content_hash(old) != content_hash(new):
+                raise StorageError(
+                    f"run {record.run!r} was begun with {name} {old}, now it is {new}: its "
+                    "values would not compare; start a new run, with another name"
+                )
 
     def update_run(
         self,
@@ -159,14 +188,32 @@ class Ledger:
         seconds: float | None = None,
         summary: Mapping[str, Any] | None = None,
     ) -> None:
-        """Store how a run stands."""
+        """Store how a run stands.
+
+        Raises:
+            StorageError: There is no such run.
+        """
         changes: dict[str, Any] = {"status": status}
         if seconds is not None:
             changes["seconds"] = seconds
         if summary is not None:
             changes["summary"] = dict(summary)
         with self._transaction() as connection:
-            connection.execute(sa.update(RUNS).where(RUNS.c.run == run).values(**changes))
+            query = sa.update(RUNS).where(RUNS.c.run == run).values(**changes)
+            changed = connection.execute(query).rowcount
+        if not changed:
+            self.run(run)  # says which runs there are
+
+    def run(self, run: str) -> RunRecord:
+        """Return one run.
+
+        Raises:
+            StorageError: There is none of that name; the message has the nearest.
+        """
+        records = {record.run: record for record in self.runs()}
+        if run not in records:
+            raise StorageError(f"{self._where}: {unknown_name('run', run, records)}")
+        return records[run]
 
     def runs(self) -> list[RunRecord]:
         """Return all runs, oldest first."""
@@ -175,9 +222,9 @@ class Ledger:
             .join(PROTOCOLS, PROTOCOLS.c.protocol == RUNS.c.protocol)
             .order_by(RUNS.c.recorded, RUNS.c.run)
         )
-        with self._transaction() as connection:
+        with self._transaction(reading=True) as connection:
             rows = connection.execute(query).all()
-        return [_run_record(row) for row in rows]
+        return [run_of(row) for row in rows]
 
     def append(self, event: Event) -> None:
         """Store what became of a proposal; a replay that repeats it changes nothing.
@@ -185,12 +232,12 @@ class Ledger:
         Raises:
             StorageError: The ledger has another fate for this slot: the replay diverged.
         """
-        row = _event_row(event)
+        row = event_row(event)
         if self._insert(EVENTS, row):
             return
         query = sa.select(EVENTS).where(EVENTS.c.run == event.run, EVENTS.c.slot == event.slot)
-        with self._transaction() as connection:
-            known = _event(connection.execute(query).one())
+        with self._transaction(reading=True) as connection:
+            known = event_of(connection.execute(query).one())
         if known != event:
             raise StorageError(
                 f"run {event.run!r} does not repeat itself: slot {event.slot} was {known.text} "
@@ -201,28 +248,18 @@ class Ledger:
     def events(self, run: str) -> list[Event]:
         """Return what became of each proposal of a run, in order."""
         query = sa.select(EVENTS).where(EVENTS.c.run == run).order_by(EVENTS.c.slot)
-        with self._transaction() as connection:
-            return [_event(row) for row in connection.execute(query)]
+        with self._transaction(reading=True) as connection:
+            return [event_of(row) for row in connection.execute(query)]
 
     def funnel(self, run: str) -> dict[str, int]:
         """Return how many proposals of a run each rule dropped, and what became of the rest."""
         return dict(Counter(event.rule or event.fate for event in self.events(run)))
 
     def add_reports(self, rows: Sequence[ReportRow]) -> None:
-        """Store measurements on the report text; repeating one changes nothing."""
+        """Store measurements on the report text; a repeated one takes the place of the first."""
         for row in rows:
-            values = {
-                name: getattr(row, name)
-                for name in ("role", "name", "text", "key", "complexity", "seed")
-            }
-            values |= {
-                "run": row.run or "",  # a NULL would never be equal to itself
-                "perplexity": row.perplexity,
-                "kl": row.kl,
-                "protocol": self.remember_protocol(row.protocol),
-                "recorded": _now(),
-            }
-            self._insert(REPORTS, values)
+            values = report_row(row, self.remember_protocol(row.protocol))
+            self._insert(REPORTS, values, replace=("text", "complexity", "perplexity", "kl"))
 
     def reports(self) -> list[ReportRow]:
         """Return all measurements on report texts, in the order they were stored."""
@@ -231,98 +268,40 @@ class Ledger:
             .join(PROTOCOLS, PROTOCOLS.c.protocol == REPORTS.c.protocol)
             .order_by(REPORTS.c.number)
         )
-        with self._transaction() as connection:
+        with self._transaction(reading=True) as connection:
             rows = connection.execute(query).all()
-        return [_report_row(row) for row in rows]
+        return [report_of(row) for row in rows]
 
-    def _insert(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
-        """Insert a row; return False, with nothing changed, when its key is there already."""
-        try:
-            with self._transaction() as connection:
-                connection.execute(sa.insert(table).values(**row))
-        except IntegrityError:
-            return False
-        return True
+    def _insert(self, table: sa.Table, row: Mapping[str, Any], replace: Sequence[str] = ()) -> bool:
+        """Insert a row, or put `replace` of it into the row of the same key, if any.
+
+        Returns:
+            Whether a row was written; False: its key is there already, nothing changed.
+        """
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        query = dialect.insert(table).values(**row)
+        if replace:
+            unique = next(c for c in table.constraints if isinstance(c, sa.UniqueConstraint))
+            query = query.on_conflict_do_update(
+                index_elements=list(unique.columns),
+                set_={name: query.excluded[name] for name in replace},
+            )
+        else:
+            query = query.on_conflict_do_nothing(index_elements=list(table.primary_key.columns))
+        with self._transaction() as connection:
+            return connection.execute(query).rowcount > 0
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
+            with (self._reader if reading else self._engine).begin() as connection:
                 yield connection
-        except IntegrityError:
-            raise
-        except DatabaseError as error:
-            raise StorageError(
-                f"the ledger {self._where} cannot be used: {error.orig}; see that the disk has "
-                "room and the folder can be written, or choose another with --results DIR"
-            ) from error
-        except SQLAlchemyError as error:
-            raise StorageError(f"the ledger {self._where} cannot be used: {error}") from error
+        except (SQLAlchemyError, sqlite3.Error) as error:  # the second while it connects
+            raise storage_error(self._where, error) from error
 
 
-def _url(where: Path | str) -> URL:
-    if "://" not in str(where):
-        return URL.create("sqlite", database=str(where))
-    try:
-        return make_url(str(where))
-    except ArgumentError as error:
-        raise ConfigError(f"{where!r} is no database URL: {error}") from None
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    """Readers beside one writer (WAL), every commit on disk, a patient wait for the lock."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-
-
-def _outcome(row: sa.Row[Any]) -> Outcome:
-    if row.value is None:
-        return Failed(row.reason, row.seconds)
-    return Measured(row.value, row.fidelity, row.seconds, row.details)
-
-
-def _event_row(event: Event) -> dict[str, Any]:
-    row = {column.name: getattr(event, column.name) for column in EVENTS.columns}
-    return row | {"parents": list(event.parents)}
-
-
-def _event(row: sa.Row[Any]) -> Event:
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented way to a dictionary
-    return Event(**values | {"parents": tuple(row.parents)})
-
-
-def _run_record(row: sa.Row[Any]) -> RunRecord:
-    return RunRecord(
-        run=row.run,
-        seed=row.seed,
-        space=row.space,
-        evaluator=row.evaluator,
-        config=row.config,
-        protocol=row.content,
-        manifest=row.manifest,
-        status=row.status,
-        seconds=row.seconds,
-        summary=row.summary,
-    )
-
-
-def _report_row(row: sa.Row[Any]) -> ReportRow:
-    return ReportRow(
-        run=row.run or None,
-        role=row.role,
-        name=row.name,
-        text=row.text,
-        key=row.key,
-        complexity=row.complexity,
-        seed=row.seed,
-        perplexity=row.perplexity,
-        kl=row.kl,
-        protocol=row.content,
-    )
+def _agree(a: Outcome | None, b: Outcome) -> bool:
+    """Return whether two outcomes say the same; why something failed may be put otherwise."""
+    if isinstance(a, Measured) and isinstance(b, Measured):
+        return a.value == b.value
+    return type(a) is type(b)

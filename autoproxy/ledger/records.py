@@ -1,5 +1,6 @@
 """The rows of the ledger as values."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,3 +120,7 @@ class ReportRow:
     perplexity: float
     kl: float
     protocol: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.perplexity) or math.isnan(self.kl):
+            raise ValueError(f"a reported value is a number, got NaN for {self.text or self.name}")

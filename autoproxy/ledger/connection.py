@@ -1,0 +1,162 @@
+"""How the ledger reaches its database, and what it says when it cannot."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from autoproxy.errors import StorageError
+
+READING = "reading"
+"""Execution option of a transaction that stores nothing, so that it need not wait for writers."""
+
+PATIENCE = 30.0
+"""Seconds that a writer waits for another one."""
+
+
+def connect(where: Path | str) -> Engine:
+    """Return the way to the database at `where`; nothing is opened yet.
+
+    Args:
+        where: Path of an SQLite file, or a database URL.
+
+    Raises:
+        StorageError: It is no URL, of another database, or the driver is missing.
+    """
+    url = _url(where)
+    backend = url.get_backend_name()
+    if backend not in {"sqlite", "postgresql"}:
+        raise StorageError(
+            f"a ledger cannot be kept in {backend!r}; give the path of an SQLite file, or a "
+            "URL that begins with postgresql://"
+        )
+    try:
+        engine = sa.create_engine(url)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise StorageError(
+            f"the driver for {url.drivername} is missing ({error}); install it with "
+            "`pip install psycopg[binary]`, or give the path of an SQLite file"
+        ) from None
+    if backend == "sqlite":
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _url(where: Path | str) -> URL:
+    if "://" not in str(where):
+        return URL.create("sqlite", database=str(where))
+    try:
+        return make_url(str(where))
+    except ArgumentError as error:
+        raise StorageError(
+            f"{where!r} is no database URL: {error}; write a path, or for example "
+            "postgresql://user@host/database"
+        ) from None
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    """Set what makes SQLite safe under `kill -9` and several processes.
+
+    `synchronous=NORMAL` keeps every commit when the process dies. A power cut may cost the
+    latest ones, never the file; they are measured again, to the same values. FULL would make
+    each row 4 ms slower.
+    """
+    connection.isolation_level = None  # we say BEGIN ourselves, so that tables are made at once
+    connection.execute(f"PRAGMA busy_timeout={PATIENCE * 1000:.0f}")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    _use_wal(connection)
+
+
+def _use_wal(connection: Any) -> None:
+    """Let readers work beside one writer; patient, since SQLite itself does not wait here."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except Exception as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begin as a writer, at once: a reader that turns writer may be refused half-way."""
+    reading = connection.get_execution_options().get(READING, False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def lock_for_creation(connection: Connection) -> None:
+    """Let one process at a time make the tables; SQLite's writers are alone anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})")
+
+
+_CREATION_LOCK = 0x4155_544F_5052_4F58  # "AUTOPROX"
+
+
+def storage_error(where: str, error: Exception) -> StorageError:
+    """Return `error` of the database in words for people.
+
+    >>> str(storage_error("a.sqlite", OSError("database or disk is full")))
+    'the ledger a.sqlite cannot grow: the disk is full; free some space: all rows so far are kept'
+    """
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    said = str(cause).strip().partition("\n")[0]
+    for fragment, wrong, advice in _WORDS:
+        if fragment in said.lower():
+            return StorageError(f"the ledger {where} {wrong}; {advice}")
+    return StorageError(f"the ledger {where} cannot be used: {said}; {_ELSEWHERE}")
+
+
+_ELSEWHERE = "choose another with --results DIR"
+
+_WORDS = (
+    (
+        "not a database",
+        "is not a database: the file holds something else",
+        f"move it away, or {_ELSEWHERE}",
+    ),
+    (
+        "readonly",
+        "is read-only",
+        f"let it and its folder be written, or {_ELSEWHERE}",
+    ),
+    (
+        "unable to open",
+        "cannot be opened",
+        f"its folder must exist and be writable; make it so, or {_ELSEWHERE}",
+    ),
+    (
+        "is full",
+        "cannot grow: the disk is full",
+        "free some space: all rows so far are kept",
+    ),
+    (
+        "disk i/o",
+        "cannot be written: the disk refuses",
+        "see that it has room and is in order: all rows so far are kept",
+    ),
+    (
+        "locked",
+        f"is held by another process for over {PATIENCE:.0f} s",
+        "wait for it to end, or stop it",
+    ),
+    (
+        "malformed",
+        "is damaged",
+        f"put a copy in its place, or {_ELSEWHERE}",
+    ),
+)
+
+
+def close_quietly(engine: Engine) -> None:
+    """Close all connections; for use while another error is on its way."""
+    with contextlib.suppress(SQLAlchemyError):
+        engine.dispose()
