@@ -17,6 +17,13 @@ class HallOfFame:
     Attributes:
         objective: What the values mean.
         by_complexity: One individual for each complexity that had any.
+
+    >>> from autoproxy.evaluation import Direction
+    >>> hall = HallOfFame(Objective("kl", "nats", Direction.MINIMIZE))
+    >>> hall = hall.add(Individual(parse("abs(W)"), "a", 2, 0.5, slot=0))
+    >>> hall = hall.add(Individual(parse("abs(g)"), "b", 2, 0.7, slot=1))
+    >>> [str(individual.expression) for individual in hall.front()]
+    ['abs(W)']
     """
 
     objective: Objective
@@ -73,16 +80,28 @@ class HallOfFame:
         hall = cls(objective)
         try:
             for row in rows:
-                values = {name: row[name] for name in row if name not in {"text", "parents"}}
-                individual = Individual(
-                    expression=parse(row["text"]), parents=tuple(row["parents"]), **values
-                )
-                hall = hall.add(individual)
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"this is no hall of fame of AutoProxy: {error}") from None
+                hall = hall.add(_individual(row))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"this is no hall of fame of AutoProxy ({type(error).__name__}: {error}); give the "
+                "`hall_of_fame` list of a run's hall_of_fame.json"
+            ) from None
         return hall
 
     def _precedes(self, a: Individual, b: Individual) -> bool:
-        if a.value == b.value:
-            return a.slot < b.slot
-        return self.objective.better(a.value, b.value)
+        if self.objective.better(a.value, b.value):
+            return True
+        return a.slot < b.slot and not self.objective.better(b.value, a.value)
+
+
+def _individual(row: Mapping[str, Any]) -> Individual:
+    return Individual(
+        expression=parse(row["text"]),
+        key=str(row["key"]),
+        complexity=int(row["complexity"]),
+        value=float(row["value"]),
+        slot=int(row["slot"]),
+        origin=str(row["origin"]),
+        parents=tuple(row["parents"]),
+        details=dict(row["details"]),
+    )

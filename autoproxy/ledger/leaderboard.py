@@ -71,12 +71,20 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     >>> mean_and_interval([1.0, 1.0, 1.0])
     (1.0, 0.0)
     """
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
+    mean = _mean(values)
+    if len(values) < 2 or math.isinf(mean):
         return mean, None
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    error = deviation / math.sqrt(len(values))
+    squares = [(value - mean) * (value - mean) for value in values]
+    error = math.sqrt(_mean(squares) / (len(values) - 1))
     return mean, float(stats.t.ppf(0.975, len(values) - 1)) * error
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean, the same for every order of the values."""
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # a model in ruins: its perplexity is beyond floats
+        return math.inf
 
 
 def rank(rows: Iterable[ReportRow]) -> tuple[Group, ...]:
@@ -85,7 +93,7 @@ def rank(rows: Iterable[ReportRow]) -> tuple[Group, ...]:
     The order of the rows does not matter.
     """
     by_protocol: dict[str, list[ReportRow]] = {}
-    for row in rows:
+    for row in sorted(rows, key=_order):
         by_protocol.setdefault(content_hash(dict(row.protocol)), []).append(row)
     groups = [_group(digest, members) for digest, members in by_protocol.items()]
     return tuple(sorted(groups, key=lambda g: (_heading(g.protocol), g.digest)))
@@ -94,14 +102,22 @@ def rank(rows: Iterable[ReportRow]) -> tuple[Group, ...]:
 def entries_of(rows: Sequence[ReportRow]) -> tuple[Entry, ...]:
     """Return the metrics of rows under one protocol, best first."""
     metrics: dict[tuple[str, str, str], dict[int, ReportRow]] = {}
-    for row in sorted(rows, key=lambda row: (row.seed, row.run or "")):
+    for row in sorted(rows, key=_order):
         metrics.setdefault((row.role, row.name, row.key), {})[row.seed] = row
     reference = next(
         (m for (role, name, _), m in metrics.items() if (role, name) == ("baseline", REFERENCE)),
         {},
     )
     entries = [_entry(by_seed, reference) for by_seed in metrics.values()]
-    return tuple(sorted(entries, key=lambda e: (e.perplexity, e.complexity, e.role, e.name)))
+    return tuple(
+        sorted(entries, key=lambda e: (e.perplexity, e.complexity, e.role, e.name, e.text))
+    )
+
+
+def _order(row: ReportRow) -> tuple[Any, ...]:
+    """Return what rows are sorted by, so that nothing depends on the order they came in."""
+    values = (row.perplexity, row.kl, row.complexity)
+    return (row.role, row.name, row.key, row.seed, row.run or "", row.text, *values)
 
 
 def to_markdown(groups: Sequence[Group]) -> str:
@@ -110,7 +126,8 @@ def to_markdown(groups: Sequence[Group]) -> str:
         "# Leaderboard",
         "",
         "Made by `autoproxy leaderboard` from the ledger. Perplexity on a text that no search",
-        "saw: mean over calibration seeds and half the 95 % interval (Student's t).",
+        "saw: mean over calibration seeds and half the 95 % interval (Student's t on perplexity).",
+        "/ Wanda: mean of the ratios to Wanda's perplexity, seed by seed. KL in nats.",
         "",
     ]
     for group in groups:
@@ -126,28 +143,25 @@ def to_csv(groups: Sequence[Group]) -> str:
     """Return the leaderboard as CSV, one line a metric, floats exact."""
     buffer = io.StringIO()
     names = list(Entry.__dataclass_fields__)
+    # The protocol's `text` is what was read; the metric's own text is called `formula` here.
+    titles = ["formula" if name == "text" else name for name in names]
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["protocol", *HEADING, *names])
+    writer.writerow(["protocol", *HEADING, *titles])
     for group in groups:
         heading = [group.protocol.get(word, "") for word in HEADING]
         for entry in group.entries:
-            values = asdict(entry)
-            writer.writerow(
-                [
-                    group.digest,
-                    *heading,
-                    *("" if values[n] is None else values[n] for n in names),
-                ]
-            )
+            values = [getattr(entry, name) for name in names]
+            cells = ["" if value is None else value for value in values]
+            writer.writerow([group.digest, *heading, *cells])
     return buffer.getvalue()
 
 
 def _group(digest: str, rows: Sequence[ReportRow]) -> Group:
-    return Group(dict(rows[0].protocol), digest, entries_of(rows))
+    return Group(dict(sorted(rows[0].protocol.items())), digest, entries_of(rows))
 
 
 def _heading(protocol: Mapping[str, Any]) -> str:
-    return ", ".join(f"{word} {protocol[word]}" for word in HEADING if word in protocol)
+    return _cell(", ".join(f"{word} {protocol[word]}" for word in HEADING if word in protocol))
 
 
 def _entry(by_seed: Mapping[int, ReportRow], reference: Mapping[int, ReportRow]) -> Entry:
@@ -164,19 +178,31 @@ def _entry(by_seed: Mapping[int, ReportRow], reference: Mapping[int, ReportRow])
         seeds=len(rows),
         perplexity=mean,
         interval=half,
-        kl=math.fsum(row.kl for row in rows) / len(rows),
-        ratio=math.fsum(shared) / len(shared) if shared and first.role != "dense" else None,
+        kl=_mean([row.kl for row in rows]),
+        ratio=_mean(shared) if shared and first.role != "dense" else None,
         complexity=first.complexity,
         text=first.text,
     )
 
 
 def _line(place: int, entry: Entry) -> str:
-    half = "" if entry.interval is None else f" ± {entry.interval:.2g}"
+    half = "" if entry.interval is None else f" ± {entry.interval:.2f}"
     ratio = "" if entry.ratio is None else f"{entry.ratio:.3f}"
     name = f"**{entry.name}**" if entry.role == "discovered" else entry.name
-    formula = f"`{entry.text}`" if entry.text else ""
-    return (
-        f"| {place} | {name} | {entry.role} | {entry.perplexity:.2f}{half} | {ratio} | "
-        f"{entry.kl:.3f} | {entry.seeds} | {entry.complexity} | {formula} |"
+    cells = (
+        str(place),
+        name,
+        entry.role,
+        f"{entry.perplexity:.2f}{half}",
+        ratio,
+        f"{entry.kl:.3f}",
+        str(entry.seeds),
+        str(entry.complexity or ""),
+        f"`{entry.text}`" if entry.text else "",
     )
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    """Return text that cannot end its cell or its line."""
+    return " ".join(text.split()).replace("|", r"\|")
