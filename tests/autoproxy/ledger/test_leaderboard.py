@@ -72,7 +72,7 @@ Protocol `b2c08689792c`
 ## model starter, condition 50%, group row, mode oneshot-dense, text report, tokens 8192, \
 length 512, calibration pydoc
 
-Protocol `a0d2ff9ab1a2`
+Protocol `5ffb88d55b8b`
 
 | | metric | role | perplexity | / Wanda | KL | seeds | complexity | formula |
 |---|---|---|---|---|---|---|---|---|
