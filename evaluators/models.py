@@ -1,6 +1,7 @@
 """Models: loading any supported language model, and finding the layers that are pruned."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
 }
 
+_BYSTANDERS = frozenset({"transformers_version", "_name_or_path", "architectures", "dtype"})
+"""Entries of a configuration that change no number; the type is hashed with each parameter."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -32,7 +36,8 @@ class LoadedModel:
         model: In evaluation mode, without gradients on its parameters.
         tokenizer: Its tokenizer.
         name: What protocols call it: the folder's name, hub name or `starter`.
-        sha256: Hash of every parameter's name, type and bytes (32 hex digits).
+        sha256: Hash of every parameter's name, type and bytes, and of the configuration that
+            says what is computed with them (32 hex digits).
         family: Its `config.model_type`.
     """
 
@@ -69,8 +74,8 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
     family = _family(source, where)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the view is ours
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=DTYPES[dtype], attn_implementation="sdpa"
+        model, report = AutoModelForCausalLM.from_pretrained(
+            where, dtype=DTYPES[dtype], attn_implementation="sdpa", output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(where)
     except Exception as error:
@@ -78,6 +83,11 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
             f"model {source!r} cannot be loaded: {error}; give the folder of a complete Hugging "
             "Face causal language model, with weights and tokenizer"
         ) from error
+    if report["missing_keys"]:  # the library draws them at random
+        raise ModelError(
+            f"model {source!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}; "
+            "give a folder that was saved whole"
+        )
     model.to(place)  # type: ignore[arg-type]  # transformers 5.23 wraps the method without types
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(requires_grad=False)
@@ -169,7 +179,9 @@ def _family(source: str, where: str) -> str:
 
 
 def _digest(model: PreTrainedModel) -> str:
-    digest = hashlib.sha256()
+    config = model.config.to_diff_dict()
+    meant = {name: config[name] for name in config.keys() - _BYSTANDERS}
+    digest = hashlib.sha256(json.dumps(meant, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

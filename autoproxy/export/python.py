@@ -3,7 +3,7 @@
 import keyword
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from autoproxy.errors import ConfigError
 from autoproxy.export.formula import to_infix, to_latex
@@ -12,15 +12,9 @@ from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, format_number
 from autoproxy.language.parse import kind_of
 from autoproxy.language.terminals import VOCABULARY, Terminal
-from autoproxy.language.types import Kind
+from autoproxy.language.types import Kind, shape_of
 
-_SHAPES = {
-    Kind.WEIGHT: "(d_out, d_in)",
-    Kind.PER_INPUT: "(d_in,)",
-    Kind.PER_OUTPUT: "(d_out,)",
-    Kind.SCALAR: "()",
-}
-_RESHAPES = {Kind.PER_INPUT: ".reshape(1, -1)", Kind.PER_OUTPUT: ".reshape(-1, 1)"}
+WIDTH = 96
 
 
 def python_source(expression: Expression, *, name: str, data_sheet: Mapping[str, str]) -> str:
@@ -30,79 +24,109 @@ def python_source(expression: Expression, *, name: str, data_sheet: Mapping[str,
     as the engine on the same float32 tensors.
 
     Args:
-        expression: The metric.
+        expression: The metric; its parameters are the terminals it reads, in the order of the
+            vocabulary.
         name: Of the function.
         data_sheet: Where it came from and what it was worth, as words for the docstring.
 
     Raises:
-        ConfigError: `name` cannot name a function.
+        ConfigError: `name` cannot name a function, or the metric reads nothing.
+
+    >>> from autoproxy.language.parse import parse
+    >>> source = python_source(parse("mul(abs(W), x_norm)"), name="wanda", data_sheet={})
+    >>> [line for line in source.splitlines() if line.startswith("def ")]
+    ['def wanda(weight: Tensor, x_norm: Tensor) -> Tensor:', 'def _absolute(a: Tensor) -> \
+Tensor:', 'def _mul(a: Tensor, b: Tensor) -> Tensor:']
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ConfigError(
-            f"{name!r} cannot name a function; use letters, digits and '_', beginning with a "
-            "letter, and no word of Python's own"
-        )
+    _check_name(name)
     inputs = [t for t in VOCABULARY.values() if t.name in expression.terminals()]
-    parameters = ", ".join(f"{_parameter(t)}: Tensor" for t in inputs)
-    body = _Body(expression)
-    pieces = [
-        f'"""{name}: a metric discovered or exported by AutoProxy; needs torch alone."""',
-        "",
-        "import torch",
-        "from torch import Tensor",
-        "",
-        "",
-        f"def {name}({parameters}) -> Tensor:",
+    if not inputs:
+        raise ConfigError(
+            f"{expression} reads nothing of a layer, so it is no metric; use a terminal, for "
+            "example W"
+        )
+    body = _Body(expression, like=_parameter(inputs[0]))
+    function = [
+        *_signature(name, inputs),
         textwrap.indent(_docstring(expression, name, inputs, data_sheet), "    "),
         *(f"    {line}" for line in [*_reshapes(inputs), *body.lines]),
         f"    return {body.result}",
     ]
-    for head in sorted(body.heads):
-        pieces += ["", "", _helper(head)]
-    return "\n".join(pieces) + "\n"
+    helpers = [_helper(head) for head in sorted(body.heads, key=_tensor_name)]
+    head = [f'"""{name}: a metric discovered or exported by AutoProxy; needs torch alone."""']
+    head += ["", *(["import torch"] if any("torch." in h for h in helpers) else [])]
+    head += ["from torch import Tensor"]
+    return "\n\n\n".join(["\n".join(head), "\n".join(function), *helpers]) + "\n"
+
+
+def _check_name(name: str) -> None:
+    proper = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not keyword.iskeyword(name)
+    if not proper or name in {"torch", "Tensor"}:
+        raise ConfigError(
+            f"{name!r} cannot name a function; use letters, digits and '_', beginning with a "
+            "letter, and neither a word of Python's own nor torch or Tensor"
+        )
 
 
 class _Body:
-    """The statements that compute an expression, equal parts once."""
+    """The statements that compute an expression, equal parts once.
 
-    def __init__(self, expression: Expression) -> None:
+    Args:
+        expression: What is computed.
+        like: Name of a tensor that says of what type and where constants are.
+    """
+
+    def __init__(self, expression: Expression, like: str) -> None:
         self.lines: list[str] = []
         self.heads: set[str] = set()
+        self._like = like
         self._names: dict[Expression, str] = {}
-        like = next(
-            node.head for node in expression.walk() if not node.operands and node.value is None
-        )
-        self._like = _parameter(VOCABULARY[like])
         self.result = self._emit(expression)
 
     def _emit(self, node: Expression) -> str:
-        if node.value is not None:
-            return f"{self._like}.new_full((1, 1), {format_number(node.value)})"
-        if not node.operands:
+        """Return the name of the value of `node`, after the statements that it needs."""
+        if not node.operands and node.value is None:
             return _parameter(VOCABULARY[node.head])
         if node not in self._names:
-            self.heads.add(node.head)
-            operands = [self._emit(operand) for operand in node.operands]
-            if node.head == "pow":
-                operands[1] = str(node.operands[1])
+            code = self._constant(node) if node.value is not None else self._call(node)
             self._names[node] = f"v{len(self._names) + 1}"
-            call = f"_{CATALOG[node.head].tensor.__name__}({', '.join(operands)})"
-            self.lines.append(f"{self._names[node]} = {call}  # {_SHAPES_2D[kind_of(node)]}")
+            shape = _letters(kind_of(node))
+            self.lines.append(f"{self._names[node]} = {code}  # {shape}")
         return self._names[node]
 
+    def _constant(self, node: Expression) -> str:
+        return f"{self._like}.new_full((1, 1), {_number(node)})"
 
-_SHAPES_2D = {
-    Kind.WEIGHT: "(d_out, d_in)",
-    Kind.PER_INPUT: "(1, d_in)",
-    Kind.PER_OUTPUT: "(d_out, 1)",
-    Kind.SCALAR: "(1, 1)",
-}
+    def _call(self, node: Expression) -> str:
+        self.heads.add(node.head)
+        takes = CATALOG[node.head].signatures[0][0]
+        operands = [
+            _number(operand) if kind is Kind.EXPONENT else self._emit(operand)
+            for operand, kind in zip(node.operands, takes, strict=True)
+        ]
+        return f"_{_tensor_name(node.head)}({', '.join(operands)})"
+
+
+def _number(node: Expression) -> str:
+    return format_number(node.value or 0.0)
+
+
+def _letters(kind: Kind) -> str:
+    return {
+        Kind.WEIGHT: "(d_out, d_in)",
+        Kind.PER_INPUT: "(1, d_in)",
+        Kind.PER_OUTPUT: "(d_out, 1)",
+    }.get(kind, "(1, 1)")
+
+
+def _tensor_name(head: str) -> str:
+    return CATALOG[head].tensor.__name__
 
 
 def _helper(head: str) -> str:
     """Return the source of a primitive's meaning as a private function."""
+    name = _tensor_name(head)
     source = CATALOG[head].source()
-    name = CATALOG[head].tensor.__name__
     return source.replace(f"def {name}(", f"def _{name}(", 1).rstrip("\n")
 
 
@@ -110,19 +134,45 @@ def _parameter(terminal: Terminal) -> str:
     return "weight" if terminal.name == "W" else terminal.name
 
 
-def _reshapes(inputs: list[Terminal]) -> list[str]:
+_SHAPES = {
+    Kind.WEIGHT: "(d_out, d_in)",
+    Kind.PER_INPUT: "(d_in,)",
+    Kind.PER_OUTPUT: "(d_out,)",
+    Kind.SCALAR: "()",
+}
+
+
+def _reshapes(inputs: Sequence[Terminal]) -> list[str]:
+    calls = {
+        Kind.PER_INPUT: "reshape(1, -1)",
+        Kind.PER_OUTPUT: "reshape(-1, 1)",
+        Kind.SCALAR: "reshape(1, 1)",
+    }
     return [
-        f"{_parameter(t)} = {_parameter(t)}{_RESHAPES[t.kind]}"
+        f"{_parameter(t)} = {_parameter(t)}.{calls[t.kind]}  # {_letters(t.kind)}"
         for t in inputs
-        if t.kind in _RESHAPES
+        if t.kind in calls
     ]
 
 
+def _signature(name: str, inputs: Sequence[Terminal]) -> list[str]:
+    parameters = [f"{_parameter(t)}: Tensor" for t in inputs]
+    line = f"def {name}({', '.join(parameters)}) -> Tensor:"
+    if len(line) <= WIDTH:
+        return [line]
+    inner = f"    {', '.join(parameters)}"
+    lines = [inner] if len(inner) <= WIDTH else [f"    {p}," for p in parameters]
+    return [f"def {name}(", *lines, ") -> Tensor:"]
+
+
 def _docstring(
-    expression: Expression, name: str, inputs: list[Terminal], data_sheet: Mapping[str, str]
+    expression: Expression,
+    name: str,
+    inputs: Sequence[Terminal],
+    data_sheet: Mapping[str, str],
 ) -> str:
-    axis = {Kind.WEIGHT: "(d_out, d_in)", Kind.PER_INPUT: "(1, d_in)"}
-    shape = axis.get(kind_of(expression), "(d_out, 1)")
+    kind = kind_of(expression)
+    arguments = [f"    {_parameter(t)}: {_SHAPES[t.kind]}, float32; {t.meaning}." for t in inputs]
     lines = [
         'r"""Return the importance of what a linear layer computes with; larger is kept.',
         "",
@@ -131,33 +181,42 @@ def _docstring(
         f"LaTeX: {to_latex(expression)}",
         "",
         "Args:",
-        *(f"    {_parameter(t)}: {_SHAPES[t.kind]}, float32; {t.meaning}." for t in inputs),
+        *arguments,
         "",
         "Returns:",
-        f"    {shape} importance; compare within the group that it was discovered for.",
+        f"    {_letters(kind)} importance; compare within the group it was made for.",
         "",
         f"Text form: {expression}",
         f"Key: {key(expression)}",
-        *(f"{word}: {value}" for word, value in data_sheet.items()),
+        *(f"{_plain(word)}: {_plain(value)}" for word, value in data_sheet.items()),
         "",
         ">>> import torch",
         f">>> tuple({name}({_example(inputs)}).shape)",
-        "(2, 3)" if kind_of(expression) is Kind.WEIGHT else _example_shape(expression),
+        str(shape_of(kind, 2, 3)),
         '"""',
     ]
-    wrapped: list[str] = []
-    for line in lines:
-        indent = " " * (len(line) - len(line.lstrip()) + 4)
-        wrapped += textwrap.wrap(
-            line, 92, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        ) or [""]
-    return "\n".join(wrapped)
+    return "\n".join(piece for line in lines for piece in _wrapped(line))
 
 
-def _example(inputs: list[Terminal]) -> str:
-    shapes = {Kind.WEIGHT: "2, 3", Kind.PER_INPUT: "3", Kind.PER_OUTPUT: "2"}
-    return ", ".join(f"torch.ones({shapes[t.kind]})" for t in inputs)
+def _wrapped(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    if line.startswith(">>> "):
+        indent = "...     "
+    return textwrap.wrap(
+        line,
+        WIDTH - 4,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
 
 
-def _example_shape(expression: Expression) -> str:
-    return "(1, 3)" if kind_of(expression) is Kind.PER_INPUT else "(2, 1)"
+def _plain(words: object) -> str:
+    """Return words of others on one line that cannot end the docstring they stand in."""
+    text = "".join(c if c.isprintable() else " " for c in str(words))
+    return " ".join(text.replace('"', "'").replace(">>>", "> > >").split())
+
+
+def _example(inputs: Sequence[Terminal]) -> str:
+    sizes = {Kind.WEIGHT: "2, 3", Kind.PER_INPUT: "3", Kind.PER_OUTPUT: "2"}
+    return ", ".join(f"torch.ones({sizes.get(t.kind, '()')})" for t in inputs)

@@ -179,7 +179,8 @@ def all_std(a: Tensor) -> Tensor:
 
 def all_norm(a: Tensor) -> Tensor:
     """Return the Euclidean (Frobenius) norm over all entries."""
-    return torch.linalg.vector_norm(a).reshape(1, 1)
+    norm: Tensor = torch.linalg.vector_norm(a)
+    return norm.reshape(1, 1)
 
 
 def minmax(a: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class SearchConfig:
         crossover: Chance that a child has two parents.
         immigrants: Chance that a proposal is random in a later generation.
         tournament: How many are drawn when a parent is chosen; the best of them breeds.
+        tries: How often a slot may draw until its proposal is new.
         selection: `nsga2` (value against complexity) or `best` (value alone).
         promote: Share of the candidates of a cheap rung that go on to the full measurement.
         finalists: How many are re-ranked on fresh blocks at the end.
@@ -45,6 +46,7 @@ class SearchConfig:
     crossover: float = 0.5
     immigrants: float = 0.1
     tournament: int = 3
+    tries: int = 8
     selection: str = "nsga2"
     promote: float = 0.34
     finalists: int = 10
@@ -56,6 +58,7 @@ class SearchConfig:
         _within("batch", self.batch, 1, 100_000)
         _within("first_batch", self.first_batch, 2, 1_000_000)
         _within("tournament", self.tournament, 1, 1000)
+        _within("tries", self.tries, 1, 1000)
         _within("finalists", self.finalists, 1, 1000)
         _within("crossover", self.crossover, 0, 1)
         _within("immigrants", self.immigrants, 0, 1)

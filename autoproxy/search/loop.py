@@ -136,7 +136,13 @@ class Search:
         )
 
     def _proposals(self, state: SearchState) -> list[Proposal]:
-        proposals = propose(self._grammar, self._config, self._evaluator.objective, state)
+        proposals = propose(
+            self._grammar,
+            self._config,
+            self._evaluator.objective,
+            state,
+            self._sieve.is_new,
+        )
         if state.generation or not self._config.seeds:
             return proposals
         known = [b for b in self._space.baselines if not self._space.violation(b.expression)]

@@ -1,6 +1,7 @@
 """What a generation proposes: random expressions first, then children and immigrants."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoproxy.breeding.grammar import Grammar
@@ -24,24 +25,38 @@ class Proposal:
 
 
 def propose(
-    grammar: Grammar, config: SearchConfig, objective: Objective, state: SearchState
+    grammar: Grammar,
+    config: SearchConfig,
+    objective: Objective,
+    state: SearchState,
+    is_new: Callable[[Expression], bool],
 ) -> list[Proposal]:
     """Return the proposals of the next generation.
 
-    Slot t draws from its own stream, so what it proposes depends on the seed, on t and on the
-    population alone.
+    Slot t draws from its own stream, so what it proposes depends on the seed, on t, on the
+    population and on what was judged before. A slot draws again, up to `config.tries` times,
+    until its proposal is new; the last one stands, and the sieve counts it.
     """
     count = config.first_batch if state.generation == 0 else config.batch
-    return [
-        _propose_one(grammar, config, objective, state, slot)
-        for slot in range(state.slot, state.slot + count)
-    ]
+    proposals = []
+    for slot in range(state.slot, state.slot + count):
+        rng = stream(config.seed, config.strategy, slot)
+        for _ in range(config.tries):
+            proposal = _propose_one(grammar, config, objective, state, slot, rng)
+            if is_new(proposal.expression):
+                break
+        proposals.append(proposal)
+    return proposals
 
 
 def _propose_one(
-    grammar: Grammar, config: SearchConfig, objective: Objective, state: SearchState, slot: int
+    grammar: Grammar,
+    config: SearchConfig,
+    objective: Objective,
+    state: SearchState,
+    slot: int,
+    rng: random.Random,
 ) -> Proposal:
-    rng = stream(config.seed, config.strategy, slot)
     bred = config.strategy == "evolve" and len(state.population) >= 2
     if not bred or rng.random() < config.immigrants:
         return Proposal(slot, _ramped(grammar, rng), "random")

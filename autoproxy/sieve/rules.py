@@ -41,6 +41,10 @@ class Context:
     blindness: Blindness
     seen: dict[str, dict[str, int]] = field(default_factory=dict)
 
+    def knows(self, way: str, digest: str) -> bool:
+        """Return whether `digest` was seen before, without taking note of it."""
+        return digest in self.seen.get(way, {})
+
     def first_slot(self, way: str, digest: str, slot: int) -> int | None:
         """Return the slot that had `digest` before, or None and take note of `slot`."""
         known = self.seen.setdefault(way, {})

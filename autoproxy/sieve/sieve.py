@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from autoproxy.evaluation import Evaluator, Failed, Fingerprint
-from autoproxy.language.canonical import key
+from autoproxy.language.canonical import key, order_key
 from autoproxy.language.expression import Expression
 from autoproxy.sieve.algebra import ALGEBRA_RULES, simplify
 from autoproxy.sieve.rules import Context, Cost, Dropped, Kept, Rule, Verdict
@@ -46,6 +46,24 @@ class Sieve:
         for (place, slot, expression), behaviour in zip(waiting, probed, strict=True):
             verdicts[place] = self._dear(expression, slot, behaviour)
         return [verdict for verdict in verdicts if verdict is not None]
+
+    def is_new(self, proposal: Expression) -> bool:
+        """Return whether the structure is sound and nothing of this value or order was judged.
+
+        It takes no note of the proposal, so that variation can ask before it settles.
+        """
+        expression = simplify(proposal)
+        if any(
+            rule.judge and rule.judge(expression, -1, self._context) for rule in STRUCTURE_RULES
+        ):
+            return False
+        return not any(
+            self._context.knows(way, digest)
+            for way, digest in (
+                ("key", key(expression)),
+                ("order", order_key(expression, self._context.blindness)),
+            )
+        )
 
     def _cheap(self, expression: Expression, slot: int) -> Dropped | None:
         for rule in (*STRUCTURE_RULES, *ALGEBRA_RULES):

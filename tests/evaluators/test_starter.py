@@ -77,8 +77,7 @@ def test_both_ship_small_with_one_tokenizer_and_no_machine_path() -> None:
         for path in folder.glob("*.json"):
             assert "/work/" not in path.read_text(encoding="utf-8"), path
     digests = {
-        hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-        for folder in folders
+        hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest() for folder in folders
     }
     assert len(digests) == 1
 
@@ -195,8 +194,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     for name, weight in straight.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
     assert any(
-        not torch.equal(untrained[name], weight)
-        for name, weight in straight.state_dict().items()
+        not torch.equal(untrained[name], weight) for name, weight in straight.state_dict().items()
     )
 
 

@@ -141,9 +141,7 @@ def test_what_is_missing_is_named_with_what_is_allowed(tmp_path: Path) -> None:
         read_text([])
     with pytest.raises(TextError, match="expected a list"):
         read_text("topics:test")
-    with pytest.raises(
-        ConfigError, match="topics:tset: unknown role 'tset'; did you mean 'test'"
-    ):
+    with pytest.raises(ConfigError, match="topics:tset: unknown role 'tset'; did you mean 'test'"):
         read_text(["topics:tset"])
 
 
@@ -227,9 +225,7 @@ def test_drawn_blocks_are_whole_windows_that_never_overlap(
 
 def test_the_seed_and_the_role_own_the_draw() -> None:
     def draw(seed: int, role: str = "test") -> list[list[int]]:
-        return blocks(
-            numbers(4000), Numbers(), length=4, count=20, seed=seed, role=role
-        ).tolist()
+        return blocks(numbers(4000), Numbers(), length=4, count=20, seed=seed, role=role).tolist()
 
     before = random.getstate(), torch.random.get_rng_state()
     assert draw(1) == draw(1)

@@ -1,0 +1,279 @@
+"""Masks: exact counts, the tie rule and every pattern, against a sort written with loops."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from torch import Tensor
+
+from autoproxy.errors import ConfigError
+from evaluators.masks import (
+    NM,
+    Pattern,
+    Unstructured,
+    applied,
+    check_fits,
+    check_group,
+    keep_mask,
+    mask_hash,
+    pack,
+    parse_pattern,
+    unpack,
+)
+
+SHARES = [Fraction(s) for s in ("0", "0.1", "0.25", "0.29", "1/3", "0.5", "0.875", "0.99")]
+PATTERNS = [NM(2, 4), NM(4, 8), NM(1, 4), NM(1, 2), NM(3, 4)]
+UNGROUPED: list[tuple[Pattern, str]] = [(p, g) for p in PATTERNS for g in ("row", "matrix")]
+
+
+def by_loops(importance: list[list[float]], pattern: Pattern, group: str) -> list[list[bool]]:
+    """Sort the places of each group by (value, row, column) and drop from the front."""
+    rows, columns = len(importance), len(importance[0])
+    places = [(i, j) for i in range(rows) for j in range(columns)]
+    groups: dict[object, list[tuple[int, int]]] = {}
+    for i, j in places:
+        if isinstance(pattern, NM):
+            groups.setdefault((i, j // pattern.block), []).append((i, j))
+        else:
+            groups.setdefault(i if group == "row" else "all", []).append((i, j))
+    keep = [[True] * columns for _ in range(rows)]
+    for members in groups.values():
+        if isinstance(pattern, NM):
+            dropped = pattern.block - pattern.keep
+        else:
+            share = pattern.sparsity
+            dropped = len(members) * share.numerator // share.denominator
+        for i, j in sorted(members, key=lambda p: (importance[p[0]][p[1]], *p))[:dropped]:
+            keep[i][j] = False
+    return keep
+
+
+def matrices(columns: st.SearchStrategy[int]) -> st.SearchStrategy[Tensor]:
+    """Draw matrices with heavy ties: a few values, zeros of both signs, numbers of float16."""
+    few = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 6e-8, -65504.0, 1e-45, -1e-45, 3e38])
+    halves = st.floats(width=16, allow_nan=False, allow_infinity=False)
+    shape = st.tuples(st.integers(1, 6), columns)
+    return st.one_of(
+        shape.flatmap(lambda s: npst.arrays(np.float32, s, elements=elements))
+        for elements in (few, halves, st.one_of(few, halves))
+    ).map(torch.from_numpy)
+
+
+@given(matrices(st.integers(1, 16)), st.sampled_from(SHARES), st.sampled_from(["row", "matrix"]))
+def test_a_share_is_dropped_as_by_a_stable_sort(m: Tensor, share: Fraction, group: str) -> None:
+    pattern = Unstructured(share)
+    assert keep_mask(m, pattern, group).tolist() == by_loops(m.tolist(), pattern, group)
+
+
+@given(
+    st.sampled_from(UNGROUPED),
+    st.integers(1, 3).flatmap(lambda n: matrices(st.just(8 * n))),
+)
+def test_blocks_are_dropped_as_by_a_stable_sort(how: tuple[Pattern, str], m: Tensor) -> None:
+    assert keep_mask(m, *how).tolist() == by_loops(m.tolist(), *how)
+
+
+@pytest.mark.parametrize("group", ["row", "matrix"])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("levels", [1, 2, 5, 1000])
+def test_large_matrices_with_ties_match_a_stable_sort(
+    group: str, share: Fraction, levels: int
+) -> None:
+    draw = torch.Generator().manual_seed(levels)
+    m = torch.randint(levels, (37, 203), generator=draw).float()
+    flat = m if group == "row" else m.reshape(1, -1)
+    dropped = flat.shape[1] * share.numerator // share.denominator
+    expected = torch.ones_like(flat, dtype=torch.bool)
+    expected.scatter_(1, flat.sort(dim=1, stable=True).indices[:, :dropped], value=False)
+    assert torch.equal(keep_mask(m, Unstructured(share), group), expected.reshape(m.shape))
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "dropped"),
+    [("0.29", 100, 29), ("0.57", 100, 57), ("0.5", 7, 3), ("0.999", 10, 9), ("0", 5, 0)],
+)
+def test_the_count_is_exact(share: str, size: int, dropped: int) -> None:
+    pattern = parse_pattern(share, None)
+    scores = torch.randn(3, size, generator=torch.Generator().manual_seed(0))
+    for values in (scores, torch.zeros(3, size)):
+        mask = keep_mask(values, pattern, "row")
+        assert (~mask).sum(dim=1).tolist() == [dropped] * 3
+        whole = keep_mask(values.reshape(1, -1)[:, :size], pattern, "matrix")
+        assert int((~whole).sum()) == dropped
+
+
+def test_a_float_sparsity_means_its_digits_and_not_its_bits() -> None:
+    # int(100 * 0.29) is 28.
+    assert parse_pattern(0.29, None) == Unstructured(Fraction(29, 100))
+
+
+def test_the_most_important_stay() -> None:
+    scores = torch.tensor([[4.0, 1.0, 3.0, 2.0], [-4.0, -1.0, -3.0, -2.0]])
+    best = [[True, False, True, False], [False, True, False, True]]
+    assert keep_mask(scores, parse_pattern("0.5", None), "row").tolist() == best
+    assert keep_mask(scores, NM(2, 4), "row").tolist() == best
+    upper = [[True] * 4, [False] * 4]
+    assert keep_mask(scores, parse_pattern("0.5", None), "matrix").tolist() == upper
+
+
+def test_ties_are_dropped_lowest_row_then_lowest_column_first() -> None:
+    ones = torch.ones(2, 4)
+    per_matrix = keep_mask(ones, parse_pattern("0.75", None), "matrix")
+    assert per_matrix.tolist() == [[False] * 4, [False, False, True, True]]
+    per_row = keep_mask(ones, parse_pattern("0.25", None), "row")
+    assert per_row.tolist() == [[False, True, True, True]] * 2
+    assert keep_mask(ones, NM(1, 4), "row").tolist() == [[False, False, False, True]] * 2
+
+
+def test_zeros_of_both_signs_tie() -> None:
+    scores = torch.tensor([[0.0, -0.0, -0.0, 0.0]])
+    for pattern in (parse_pattern("0.5", None), NM(2, 4)):
+        assert keep_mask(scores, pattern, "row").tolist() == [[False, False, True, True]]
+
+
+@given(
+    matrices(st.just(8)),
+    st.integers(-20, 20),
+    st.sampled_from([*PATTERNS, Unstructured(Fraction("0.5"))]),
+    st.sampled_from(["row", "matrix"]),
+)
+def test_scaling_by_a_power_of_two_changes_nothing(
+    m: Tensor, power: int, pattern: Pattern, group: str
+) -> None:
+    m = torch.where(m.abs() < 1e-30, 0.0, m).clamp(-1e30, 1e30)  # stays exact when scaled
+    assert torch.equal(keep_mask(m * 2.0**power, pattern, group), keep_mask(m, pattern, group))
+
+
+@given(npst.arrays(np.bool_, st.tuples(st.integers(1, 7), st.integers(1, 19))))
+def test_packing_loses_nothing(bits: np.ndarray) -> None:
+    mask = torch.from_numpy(bits)
+    packed = pack(mask)
+    assert packed.nbytes == -(-mask.numel() // 8)
+    again = unpack(packed, torch.empty(mask.shape))
+    assert again.dtype == torch.bool
+    assert torch.equal(again, mask)
+
+
+def test_the_hash_is_of_the_bits_in_order() -> None:
+    first, second = pack(torch.tensor([[True, False]])), pack(torch.tensor([[False, True]]))
+    assert mask_hash([first, second]) == mask_hash([first.copy(), second.copy()])
+    assert mask_hash([first, second]) != mask_hash([second, first])
+    assert len(mask_hash([first])) == 32
+
+
+def _bits(tensor: Tensor) -> list[int]:
+    return tensor.view(torch.int32).reshape(-1).tolist()
+
+
+def _odd_weights() -> Tensor:
+    inf, nan = float("inf"), float("nan")
+    return torch.tensor([[-0.0, inf, 1.5], [-inf, nan, -1e-45]])
+
+
+def test_dropped_weights_are_plain_zero_and_others_are_untouched() -> None:
+    weight = _odd_weights()
+    before = _bits(weight)
+    mask = torch.tensor([[False, False, True], [False, False, True]])
+    with applied({"a": weight}, {"a": mask}):
+        assert _bits(weight) == [0, 0, before[2], 0, 0, before[5]]
+    assert _bits(weight) == before
+
+
+def test_every_bit_comes_back_after_an_error() -> None:
+    weights = {"a": _odd_weights(), "b": torch.ones(2, 2)}
+    before = {name: _bits(weight) for name, weight in weights.items()}
+    none = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in weights.items()}
+    with pytest.raises(KeyboardInterrupt), applied(weights, none):
+        assert not any(weight.any() for weight in weights.values())
+        raise KeyboardInterrupt
+    assert {name: _bits(weight) for name, weight in weights.items()} == before
+
+
+def test_weights_come_back_when_a_later_mask_does_not_fit() -> None:
+    weights = {"a": _odd_weights(), "b": torch.ones(2, 2)}
+    before = _bits(weights["a"])
+    masks = {"a": torch.zeros(2, 3, dtype=torch.bool), "b": torch.zeros(5, 7, dtype=torch.bool)}
+    with pytest.raises(RuntimeError), applied(weights, masks):
+        pass
+    assert _bits(weights["a"]) == before
+
+
+def test_masks_nest() -> None:
+    weight = _odd_weights()
+    before = _bits(weight)
+    left = torch.tensor([[False, True, True], [False, True, True]])
+    right = ~left
+    with applied({"a": weight}, {"a": left}):
+        between = _bits(weight)
+        with applied({"a": weight}, {"a": right}):
+            assert _bits(weight) == [0] * 6
+        assert _bits(weight) == between
+    assert _bits(weight) == before
+
+
+def test_a_layer_without_a_mask_is_left_alone() -> None:
+    weights = {"a": torch.ones(1, 2), "b": torch.ones(1, 2)}
+    with applied(weights, {"a": torch.tensor([[True, False]])}):
+        assert weights["a"].tolist() == [[1.0, 0.0]]
+        assert weights["b"].tolist() == [[1.0, 1.0]]
+
+
+def test_live_parameters_are_masked_though_they_want_gradients() -> None:
+    parameter = torch.nn.Parameter(torch.ones(1, 2))
+    with applied({"a": parameter.detach()}, {"a": torch.tensor([[True, False]])}):
+        assert parameter.tolist() == [[1.0, 0.0]]
+    assert parameter.tolist() == [[1.0, 1.0]]
+
+
+# --- what cannot be asked --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sparsity", "pattern"), [(None, None), ("0.5", "2:4")])
+def test_a_sparsity_or_a_pattern_and_not_both(sparsity: str | None, pattern: str | None) -> None:
+    with pytest.raises(ConfigError, match="either a sparsity, such as 0.5, or a pattern"):
+        parse_pattern(sparsity, pattern)
+
+
+@pytest.mark.parametrize("sparsity", ["1.0", "-0.1", "1.5", 1, -1e-9, "50"])
+def test_a_sparsity_outside_its_range_is_refused(sparsity: str | float) -> None:
+    with pytest.raises(ConfigError, match=r"must lie in \[0, 1\), got " + str(sparsity)):
+        parse_pattern(sparsity, None)
+
+
+@pytest.mark.parametrize("sparsity", ["abc", "", "nan", "inf", "1/0", "50%", "0,5"])
+def test_a_sparsity_that_is_no_number_is_refused(sparsity: str) -> None:
+    with pytest.raises(ConfigError, match="is no number"):
+        parse_pattern(sparsity, None)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["4:2", "4:4", "0:4", "2", ":", "2:", "a:b", "-2:4", "2:4:8", "2:65", "2.0:4", ""]
+)
+def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="is not KEEP:BLOCK") as caught:
+        parse_pattern(None, pattern)
+    assert repr(pattern) in str(caught.value)
+
+
+def test_patterns_are_read_and_written() -> None:
+    assert parse_pattern(None, "2:4") == NM(2, 4)
+    assert [str(parse_pattern(s, None)) for s in ("0.5", "0.29", "0")] == ["50%", "29%", "0%"]
+    assert str(parse_pattern(None, "3:4")) == "3:4"
+
+
+def test_blocks_that_do_not_divide_name_the_layer_and_both_numbers() -> None:
+    layers = {"good": torch.ones(2, 8), "bad.q_proj": torch.ones(8, 6)}
+    with pytest.raises(ConfigError, match=r"2:4 needs inputs that 4 divides, but bad.q_proj has 6"):
+        check_fits(NM(2, 4), layers)
+    check_fits(NM(1, 2), layers)
+    check_fits(Unstructured(Fraction("0.5")), layers)
+
+
+def test_an_unknown_group_names_the_nearest() -> None:
+    assert check_group("matrix") == "matrix"
+    with pytest.raises(ConfigError, match="did you mean 'row'"):
+        check_group("rows")
