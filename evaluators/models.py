@@ -74,7 +74,7 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
     family = _family(source, where)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the view is ours
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        opened: Any = AutoModelForCausalLM.from_pretrained(
             where, dtype=DTYPES[dtype], attn_implementation="sdpa", output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(where)
@@ -83,13 +83,14 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
             f"model {source!r} cannot be loaded: {error}; give the folder of a complete Hugging "
             "Face causal language model, with weights and tokenizer"
         ) from error
+    model, report = opened
     if report["missing_keys"]:  # the library draws them at random
         raise ModelError(
             f"model {source!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}; "
             "give a folder that was saved whole"
         )
-    model.to(place)  # type: ignore[arg-type]  # transformers 5.23 wraps the method without types
-    model.eval()  # type: ignore[no-untyped-call]
+    model.to(place)
+    model.eval()
     model.requires_grad_(requires_grad=False)
     name = "starter" if source in STARTERS else source.rstrip("/").rsplit("/", 1)[-1]
     return LoadedModel(model, tokenizer, name, _digest(model), family)

@@ -444,7 +444,7 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(StorageError, match="No space left.*--results DIR"):
+    with pytest.raises(StorageError, match=r"No space left.*--results DIR"):
         cache("x_norm")
 
 
