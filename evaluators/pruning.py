@@ -197,6 +197,7 @@ class PruningEvaluator:
             fidelity: One of `fidelities`.
         """
         count = round(fidelity * self._config.validation_blocks)
+        references = self._references  # of the dense model: made before any mask is applied
         for expression in expressions:
             start = time.monotonic()
             masks = self._masks_of(expression)
@@ -204,7 +205,7 @@ class PruningEvaluator:
                 yield masks
                 continue
             with applied(self._weights, self._unpacked(masks)):
-                found = list(self._references.compare(self._loaded.model, count))
+                found = list(references.compare(self._loaded.model, count))
             kl = math.fsum(c.kl for c in found) / count
             loss = math.fsum(c.nll for c in found) / count
             seconds = time.monotonic() - start
@@ -235,6 +236,7 @@ class PruningEvaluator:
             `seed`, `index` (into `expressions`), `perplexity` and `kl` (nats).
         """
         needed = frozenset().union(*(e.terminals() for e in expressions))
+        references = self._report_text  # of the dense model: made before any mask is applied
         for seed in seeds:
             self._statistics_for(seed, needed)
             for index, expression in enumerate(expressions):
@@ -242,7 +244,7 @@ class PruningEvaluator:
                 if isinstance(masks, Failed):
                     raise ConfigError(f"{expression} cannot be reported: {masks.reason}")
                 with applied(self._weights, self._unpacked(masks)):
-                    found = list(self._report_text.compare(self._loaded.model))
+                    found = list(references.compare(self._loaded.model))
                 yield {
                     "seed": seed,
                     "index": index,

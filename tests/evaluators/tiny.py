@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY_SIZE = 260
 TOPICS = {
-    "calibration": ("CLASSES", "CONVERSIONS"),
-    "validation": ("EXPRESSIONS", "CALLABLETYPES", "BITWISE", "CONTEXTMANAGERS"),
-    "text": ("DYNAMICFEATURES", "FORMATTING"),
+    "calibration": ("import",),
+    "validation": ("debugger",),
+    "text": ("formatstrings",),
 }
 """Which of the standard library's topics each role reads; no two share a passage."""
 

@@ -1,0 +1,240 @@
+"""Every evaluator of ours keeps the contract; and the contract catches those that break it."""
+
+import functools
+import gc
+import itertools
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from autoproxy.evaluation import Evaluator, Failed, Measured, Outcome
+from autoproxy.language.blindness import Blindness
+from autoproxy.language.expression import Expression
+from evaluators.pruning import PruningEvaluator
+from tests.conformance.evaluator_contract import EvaluatorContract, Make
+from tests.conformance.toy import ToyEvaluator
+from tests.evaluators.tiny import hook_count, state, tiny_options
+
+
+class PruningContract(EvaluatorContract):
+    """The pruning evaluator on a tiny LLaMA, under the condition that a subclass asks for."""
+
+    LEARNT = False
+    condition: dict[str, str]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Make:
+        folder = tmp_path_factory.mktemp("pruning")
+        options = tiny_options(folder, **cls.condition)
+        return functools.partial(
+            PruningEvaluator.from_options, options, cache=folder / "cache", notice=refuse
+        )
+
+    def state(self, evaluator: Evaluator) -> object:
+        assert isinstance(evaluator, PruningEvaluator)
+        model = evaluator.loaded.model
+        flags = [parameter.requires_grad for parameter in model.parameters()]
+        places = [parameter.data_ptr() for parameter in model.parameters()]
+        return state(model), hook_count(model), flags, places, model.training
+
+    def broken(self, evaluator: Evaluator) -> AbstractContextManager[object]:
+        assert isinstance(evaluator, PruningEvaluator)
+        last = evaluator.loaded.model.get_submodule("model.layers")[-1]  # type: ignore[index]
+        return mock.patch.object(last, "forward", side_effect=RuntimeError("out of memory"))
+
+
+class TestPruningHalfOfEachRow(PruningContract):
+    condition = {"sparsity": "0.5", "group": "row"}  # noqa: RUF012
+
+
+class TestPruningHalfOfEachMatrix(PruningContract):
+    condition = {"sparsity": "0.5", "group": "matrix"}  # noqa: RUF012
+
+
+class TestPruningTwoOfFour(PruningContract):
+    condition = {"pattern": "2:4"}  # noqa: RUF012
+
+
+class TestToy(EvaluatorContract):
+    """The toy that the search's tests run on: their results hold for real evaluators too."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls) -> Make:
+        return ToyEvaluator
+
+    def state(self, evaluator: Evaluator) -> object:
+        assert isinstance(evaluator, ToyEvaluator)
+        return {
+            name: {word: tensor.tolist() for word, tensor in values.items()}
+            for name, values in evaluator.layers.items()
+        }
+
+    def broken(self, evaluator: Evaluator) -> AbstractContextManager[object]:
+        return mock.patch.object(ToyEvaluator, "_loss", side_effect=RuntimeError("no"))
+
+
+def refuse(notice: str) -> None:
+    raise AssertionError(f"nothing was to be mended, but: {notice}")
+
+
+# --- the contract bites ------------------------------------------------------------------------
+
+
+class Drifting(ToyEvaluator):
+    """Gives another value at each call."""
+
+    count = itertools.count()
+
+    def _loss(self, masks: Any, number: int) -> float:
+        return super()._loss(masks, number) + 1e-9 * next(self.count)
+
+
+class Swapped(ToyEvaluator):
+    """Gives outcomes in another order."""
+
+    def measure(self, expressions: Any, fidelity: float) -> Iterator[Outcome]:
+        yield from list(super().measure(expressions, fidelity))[::-1]
+
+
+class Upside(ToyEvaluator):
+    """Keeps what it should drop."""
+
+    def _masks(self, expression: Expression) -> Any:
+        masks = super()._masks(expression)
+        return masks if isinstance(masks, Failed) else {k: ~mask for k, mask in masks.items()}
+
+
+class Raising(ToyEvaluator):
+    """Raises where a formula is not finite."""
+
+    def _masks(self, expression: Expression) -> Any:
+        masks = super()._masks(expression)
+        if isinstance(masks, Failed):
+            raise ValueError(masks.reason)  # noqa: TRY004 - what it is here to do wrong
+        return masks
+
+
+class Numbering(ToyEvaluator):
+    """Hands out a number for a failure."""
+
+    def measure(self, expressions: Any, fidelity: float) -> Iterator[Outcome]:
+        for outcome in super().measure(expressions, fidelity):
+            yield Measured(1e9, fidelity) if isinstance(outcome, Failed) else outcome
+
+
+class Careless(ToyEvaluator):
+    """Leaves pruned weights behind when it is stopped or fails."""
+
+    def measure(self, expressions: Any, fidelity: float) -> Iterator[Outcome]:
+        for expression in expressions:
+            before = self.layers["first"]["W"].clone()
+            self.layers["first"]["W"].mul_(1.0001)
+            yield from super().measure([expression], fidelity)
+            self.layers["first"]["W"].copy_(before)
+
+
+class Seeding(ToyEvaluator):
+    """Draws from a generator that is not its own."""
+
+    def behaviour(self, expressions: Any) -> Any:
+        torch.rand(1)
+        return super().behaviour(expressions)
+
+
+class Shuffling(ToyEvaluator):
+    """Confirms on other blocks each time."""
+
+    def confirm(self, expression: Expression) -> tuple[float, ...]:
+        return super().confirm(expression)[next(self.turns) % 2 :]
+
+    turns = itertools.count()
+
+
+class Blinder(ToyEvaluator):
+    """Says that it cannot see what it sees."""
+
+    def _masks(self, expression: Expression) -> Any:
+        masks = super()._masks(expression)
+        if "y_norm" in str(expression) and not isinstance(masks, Failed):
+            masks["first"] = ~masks["first"]
+        return masks
+
+
+class Batching(ToyEvaluator):
+    """Lets the first formula of a batch decide for all."""
+
+    def behaviour(self, expressions: Any) -> Any:
+        found = super().behaviour(expressions)
+        return [found[0] if i == 6 else f for i, f in enumerate(found)]
+
+
+class Forgetful(ToyEvaluator):
+    """Puts what does not determine a value into its protocol."""
+
+    def protocol(self) -> dict[str, Any]:
+        return {**super().protocol(), "now": random.SystemRandom().random(), "pid": os.getpid()}
+
+
+class Downward(ToyEvaluator):
+    """Has its dearest rung first."""
+
+    fidelities = (1.0, 0.25)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fidelities = (1.0, 0.25)
+
+
+class Coarse(ToyEvaluator):
+    """Takes all masks for one."""
+
+    def identity(self, expression: Expression) -> str | Failed:
+        found = super().identity(expression)
+        return found if isinstance(found, Failed) else "same"
+
+
+BROKEN: dict[type[ToyEvaluator], str] = {
+    Drifting: "test_the_same_bits_again",
+    Swapped: "test_the_same_bits_again",
+    Upside: "test_good_is_better_than_bad",
+    Raising: "test_what_is_not_finite_fails_with_a_reason",
+    Numbering: "test_what_is_not_finite_fails_with_a_reason",
+    Careless: "test_everything_is_given_back_when_the_caller_stops",
+    Seeding: "test_everything_is_given_back",
+    Shuffling: "test_finalists_meet_the_same_fresh_blocks",
+    Blinder: "test_it_is_as_blind_as_it_says",
+    Batching: "test_behaviour_does_not_depend_on_the_batch",
+    Forgetful: "test_the_protocol_is_json_and_does_not_change",
+    Downward: "test_fidelities_rise_to_one",
+    Coarse: "test_one_identity_one_value",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda kind: kind.__name__)
+def test_the_contract_catches(broken: type[ToyEvaluator]) -> None:
+    contract = TestToy()
+    test: Callable[..., None] = getattr(contract, BROKEN[broken])
+    wanted = test.__func__.__code__.co_varnames[1 : test.__func__.__code__.co_argcount]  # type: ignore[attr-defined]
+    given = {"evaluator": broken(), "make": broken}
+    with pytest.raises((AssertionError, ValueError)):
+        test(**{name: given[name] for name in wanted})
+    gc.collect()  # a generator that was stopped half-way
+
+
+def test_whoever_compares_matrices_is_not_blind_to_rows() -> None:
+    """The two conditions of the pruning evaluator differ in what the algebra may drop."""
+    contract = TestToy()
+
+    class Overstating(ToyEvaluator):
+        blindness = Blindness.NOTHING
+
+    with pytest.raises(AssertionError):
+        contract.test_it_is_as_blind_as_it_says(Overstating())

@@ -1,0 +1,31 @@
+"""What all tests share: one thread, no network, examples that repeat, and the shared notes."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+    os.environ[_name] = "1"  # read once, when transformers is imported; that comes later
+
+# The same examples on every machine and in every run: a red test stays red while it is mended.
+# `pytest --hypothesis-profile explore` draws new ones.
+hypothesis.settings.register_profile("repeat", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("repeat")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of models and texts beside the checkout, where there is one."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}: models and texts are not part of the repository")
+    return folder
