@@ -18,8 +18,8 @@ from autoproxy.language.canonical import canonical, key, nonnegative, ordering
 from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
+from autoproxy.language.simplify import simplify
 from autoproxy.language.terminals import VOCABULARY
-from autoproxy.sieve.algebra import simplify
 
 FORMS = ("py", "sympy", "latex", "infix", "json")
 

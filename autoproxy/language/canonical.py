@@ -80,12 +80,17 @@ def ordering(expression: Expression, blindness: Blindness) -> Expression:
     ('mul(abs(W), x_norm)', 'mul(row_mean(abs(W)), square(mul(abs(W), x_norm)))')
     """
     node = canonical(expression)
-    if blindness is Blindness.NOTHING:
-        return node
-    blind_kinds = _BLIND_KINDS[blindness]
-    while (rest := _peel(node, blind_kinds)) is not None:
-        node = canonical(rest)
+    while (rest := peel(node, blindness)) is not None:
+        node = rest
     return node
+
+
+def peel(expression: Expression, blindness: Blindness) -> Expression | None:
+    """Return a canonical expression without a root that cannot change its order, or None."""
+    if blindness is Blindness.NOTHING:
+        return None
+    rest = _peel(expression, _BLIND_KINDS[blindness])
+    return None if rest is None else canonical(rest)
 
 
 def order_key(expression: Expression, blindness: Blindness) -> str:

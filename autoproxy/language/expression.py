@@ -90,9 +90,11 @@ def constant(value: float) -> Expression:
 def format_number(value: float) -> str:
     """Return the shortest decimal text that reads back as the same float32.
 
-    >>> format_number(0.5), format_number(2.0), format_number(1e-5)
-    ('0.5', '2', '1e-05')
+    >>> format_number(0.5), format_number(100.0), format_number(1e-5)
+    ('0.5', '100', '1e-05')
     """
+    if value.is_integer() and abs(value) < 1e6:
+        return str(int(value))
     for digits in range(1, 10):
         text = f"{value:.{digits}g}"
         if struct.pack("f", float(text)) == struct.pack("f", value):

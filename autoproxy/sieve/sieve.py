@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from autoproxy.errors import ExpressionError
 from autoproxy.evaluation import Evaluator, Failed, Fingerprint
 from autoproxy.language.canonical import key, order_key
 from autoproxy.language.expression import Expression
-from autoproxy.sieve.algebra import ALGEBRA_RULES, simplify
+from autoproxy.language.simplify import simplest
+from autoproxy.sieve.algebra import ALGEBRA_RULES
 from autoproxy.sieve.rules import Context, Cost, Dropped, Kept, Rule, Verdict
 from autoproxy.sieve.structure import STRUCTURE_RULES
 from autoproxy.spaces import SearchSpace
@@ -37,7 +39,7 @@ class Sieve:
         verdicts: list[Verdict | None] = []
         waiting: list[tuple[int, int, Expression]] = []  # place in verdicts, slot, expression
         for slot, proposal in proposals:
-            expression = simplify(proposal)
+            expression = self._simplest(proposal)
             dropped = self._cheap(expression, slot)
             verdicts.append(dropped)
             if dropped is None:
@@ -52,7 +54,7 @@ class Sieve:
 
         It takes no note of the proposal, so that variation can ask before it settles.
         """
-        expression = simplify(proposal)
+        expression = self._simplest(proposal)
         if any(
             rule.judge and rule.judge(expression, -1, self._context) for rule in STRUCTURE_RULES
         ):
@@ -64,6 +66,13 @@ class Sieve:
                 ("order", order_key(expression, self._context.blindness)),
             )
         )
+
+    def _simplest(self, proposal: Expression) -> Expression:
+        """Return what is judged in place of `proposal`; malformed ones as they are."""
+        try:
+            return simplest(proposal, self._context.blindness, self._context.space.root)
+        except ExpressionError:
+            return proposal
 
     def _cheap(self, expression: Expression, slot: int) -> Dropped | None:
         for rule in (*STRUCTURE_RULES, *ALGEBRA_RULES):
