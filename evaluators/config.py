@@ -52,7 +52,7 @@ class PruningConfig:
     length: int | None = None
     calibration_blocks: int = 16
     validation_blocks: int = 4
-    confirm_blocks: int = 8
+    confirm_blocks: int = 24
     text_blocks: int | None = None
 
     def __post_init__(self) -> None:

@@ -141,6 +141,7 @@ class PruningEvaluator:
             "validation": self._texts["validation"].name,
             "validation_hash": self._texts["validation"].sha256,
             "validation_blocks": self._config.validation_blocks,
+            "validation_windows": "drawn with the seed",
             "confirm_blocks": self._config.confirm_blocks,
             "tokens": self._config.validation_blocks * self._length,
         }
@@ -274,9 +275,12 @@ class PruningEvaluator:
 
     @cached_property
     def _validation(self) -> Tensor:
-        """Blocks of the search: first those of the ladder, then the fresh ones of the finals."""
+        """Blocks of the search: first those of the ladder, then the fresh ones of the finals.
+
+        They are drawn from the whole text, since its first pages are of one author.
+        """
         count = self._config.validation_blocks + self._config.confirm_blocks
-        return self._blocks("validation", count)
+        return self._blocks("validation", count, self._config.seed)
 
     @property
     def _report_count(self) -> int:

@@ -1,15 +1,19 @@
-"""The leaderboard files, made anew from the ledger."""
+"""The leaderboard files, made anew from the ledger and the rows that came with the repository."""
 
 import contextlib
 from typing import Any
 
 from autoproxy.commands.workspace import Workspace, write_text
+from autoproxy.ledger.archive import from_lines, identity, to_lines
 from autoproxy.ledger.leaderboard import rank, to_csv, to_markdown
 from autoproxy.ledger.ledger import Ledger
 
 
 def write_leaderboard(workspace: Workspace, ledger: Ledger | None = None) -> dict[str, Any]:
-    """Write `leaderboard.md` and `leaderboard.csv`, and return what they hold.
+    """Write `leaderboard.md`, `leaderboard.csv` and `reports.jsonl`, and return the first's data.
+
+    A ledger is one machine's and stays out of version control; `reports.jsonl` goes with the
+    repository, and a new ledger takes in those of its rows that it lacks.
 
     Args:
         workspace: Where they go.
@@ -18,10 +22,23 @@ def write_leaderboard(workspace: Workspace, ledger: Ledger | None = None) -> dic
     workspace.prepare()
     with contextlib.ExitStack() as stack:
         opened = ledger or stack.enter_context(Ledger.open(workspace.ledger))
-        groups = rank(opened.reports())
+        _take_in(workspace, opened)
+        rows = opened.reports()
+    groups = rank(rows)
     write_text(workspace.folder / "leaderboard.md", to_markdown(groups))
     write_text(workspace.folder / "leaderboard.csv", to_csv(groups))
+    write_text(workspace.reports, to_lines(rows))
     return {
         "groups": [group.to_json() for group in groups],
         "files": [str(workspace.folder / f"leaderboard.{end}") for end in ("md", "csv")],
     }
+
+
+def _take_in(workspace: Workspace, ledger: Ledger) -> None:
+    """Store the rows of `reports.jsonl` that the ledger has not measured itself."""
+    if not workspace.reports.is_file():
+        return
+    text = workspace.reports.read_text(encoding="utf-8")
+    known = {identity(row) for row in ledger.reports()}
+    rows = from_lines(text, str(workspace.reports))
+    ledger.add_reports([row for row in rows if identity(row) not in known])

@@ -34,6 +34,11 @@ class Workspace:
         return self.folder / "ledger.sqlite"
 
     @property
+    def reports(self) -> Path:
+        """Every row of the leaderboard as text, which version control keeps."""
+        return self.folder / "reports.jsonl"
+
+    @property
     def cache(self) -> Path:
         """Statistics of models; safe to delete."""
         return self.folder / "cache"
