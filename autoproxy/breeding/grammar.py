@@ -44,6 +44,9 @@ def _kind_type(rank: int, kind: Kind) -> _KindType:
 _TYPES = {kind: _kind_type(rank, kind) for rank, kind in enumerate(Kind)}
 
 
+_FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
+
+
 class Grammar:
     """The words of one space, with one DEAP primitive for each signature of kinds."""
 
@@ -90,6 +93,18 @@ class Grammar:
     def constant_node(self, value: float, kind_type: _KindType) -> gp.Terminal:
         """Return the DEAP terminal of a number, as a scalar or an exponent."""
         return gp.Terminal(str(constant(value)), True, kind_type)
+
+    def is_power(self, node: Node) -> bool:
+        """Return whether a node is a fixed power that `as_power` can write with its exponent."""
+        known = isinstance(node, gp.Primitive) and self._heads[node.name] in _FIXED_POWERS
+        return known and "pow" in self.space.primitives
+
+    def as_power(self, node: gp.Primitive) -> tuple[gp.Primitive, gp.Terminal]:
+        """Return `pow` for the operand of a root or square, and the exponent it had."""
+        (kind,) = (kind for kind, known in _TYPES.items() if known is node.args[0])
+        exponent = _FIXED_POWERS[self._heads[node.name]]
+        overload = self._overloads["pow", (kind, Kind.EXPONENT)]
+        return overload, self.constant_node(exponent, _TYPES[Kind.EXPONENT])
 
     def _add(self, primitive: Primitive) -> None:
         for operands, result in primitive.signatures:

@@ -32,6 +32,24 @@ def cross(
     return grammar.to_expression(child)
 
 
+def blend(
+    grammar: Grammar, rng: random.Random, mother: Expression, father: Expression
+) -> Expression:
+    """Return the product or the sum of two parents, as often as the space draws either.
+
+    For importances the product is the geometric mean of two opinions.
+    """
+    heads = [head for head in _BLENDS if head in grammar.space.primitives]
+    if not heads:
+        return cross(grammar, rng, mother, father)
+    weights = [grammar.space.primitives[head] for head in heads]
+    (head,) = rng.choices(heads, weights)
+    return Expression(head, (mother, father))
+
+
+_BLENDS = ("mul", "add")
+
+
 def mutate(grammar: Grammar, rng: random.Random, how: str, parent: Expression) -> Expression:
     """Return `parent` after the mutation called `how`, a key of `MUTATIONS`."""
     tree = copy.copy(grammar.to_tree(parent))
@@ -89,12 +107,21 @@ def _wrap(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
 
 
 def _constant(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
-    """Move one number by a factor around 1; exponents by a small step instead."""
-    numbers = [i for i, node in enumerate(tree) if _is_number(node)]
+    """Move one number by a factor around 1; exponents by a small step instead.
+
+    Roots and squares are powers too, and become any other.
+    """
+    numbers = [i for i, node in enumerate(tree) if _is_number(node) or grammar.is_power(node)]
     if not numbers:
         return _point(grammar, tree)
     index = random.choice(numbers)  # noqa: S311 - lent by a named stream
     node = tree[index]
+    if isinstance(node, gp.Primitive):
+        here = tree.searchSubtree(index)
+        power, exponent = grammar.as_power(node)
+        tree[here] = [power, *tree[here.start + 1 : here.stop], exponent]
+        index = here.stop
+        node = exponent
     value = float(node.value)
     if node.ret is grammar.type_of(Kind.EXPONENT):
         low, high = EXPONENT_RANGE

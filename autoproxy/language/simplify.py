@@ -78,7 +78,39 @@ def _without_root(node: Expression, blindness: Blindness) -> Expression | None:
         return first
     if node.head in _EVEN_RISING and (node.head != "pow" or _exponent(node) > 0):
         return Expression("abs", (first,))
-    return peel(node, blindness)
+    return _with_unit_power(node) or peel(node, blindness)
+
+
+def _with_unit_power(node: Expression) -> Expression | None:
+    """Raise a product of magnitudes to the power that leaves its weight-shaped factor as it is.
+
+    Exponents are kept to three digits after the point. None where that costs a node.
+    """
+    if node.head not in {"mul", "div"} or not node.operands:
+        return None
+    factors: list[tuple[Expression, float]] = []
+    for parts, sign in zip(_PRODUCT.flatten(node), (1.0, -1.0), strict=True):
+        if not all(nonnegative(part) for part in parts):
+            return None
+        factors += [(base, sign * exponent) for base, exponent in map(_as_power, parts)]
+    weighty = [(str(b), e) for b, e in factors if kind_of(b) is Kind.WEIGHT and e > 0]
+    unit = min(weighty)[1] if weighty else 1.0
+    if unit == 1.0 or any(base.is_constant for base, _ in factors):
+        return None
+    powers = [(base, round(exponent / unit, 3)) for base, exponent in factors]
+    if not all(0 < abs(exponent) <= EXPONENT_RANGE[1] for _, exponent in powers):
+        return None
+    raised = [Expression("pow", (base, constant(exponent))) for base, exponent in powers]
+    product = simplify(reduce(lambda a, b: Expression("mul", (a, b)), raised))
+    return product if product.size <= node.size and product != node else None
+
+
+def _as_power(part: Expression) -> tuple[Expression, float]:
+    if part.head == "abs":
+        return part.operands[0], 1.0
+    if part.head in _POWERS:
+        return part.operands[0], _exponent(part)
+    return part, 1.0
 
 
 def _cancel(node: Expression) -> Expression | None:
@@ -110,9 +142,9 @@ def _exponent(node: Expression) -> float:
 def _gather(node: Expression) -> Expression | None:
     """Put a whole sum or product in order: wide parts, narrow parts, then one number."""
     if node.head in {"add", "sub"}:
-        return _Chain("add", "sub", 0.0, lambda a, b: a + b, lambda a: -a).gather(node)
+        return _SUM.gather(node)
     if node.head in {"mul", "div"}:
-        return _Chain("mul", "div", 1.0, lambda a, b: a * b, lambda a: 1 / a).gather(node)
+        return _PRODUCT.gather(node)
     return None
 
 
@@ -140,7 +172,7 @@ class _Chain:
 
     def gather(self, node: Expression) -> Expression | None:
         """Return the chain in order, or None where its numbers cannot be united."""
-        inside, outside = self._flatten(node)
+        inside, outside = self.flatten(node)
         for part in list(inside):
             if part in outside:
                 inside.remove(part)
@@ -185,10 +217,11 @@ class _Chain:
             return Expression("sub", (ordered, constant(-number)))
         return Expression(self._put, (ordered, constant(number)))
 
-    def _flatten(self, node: Expression) -> tuple[list[Expression], list[Expression]]:
+    def flatten(self, node: Expression) -> tuple[list[Expression], list[Expression]]:
+        """Return what is put in and what is taken out, in no special order."""
         if node.head not in {self._put, self._take}:
             return [node], []
-        (inside, outside), (more, less) = map(self._flatten, node.operands)
+        (inside, outside), (more, less) = map(self.flatten, node.operands)
         if node.head == self._take:
             more, less = less, more
         return inside + more, outside + less
@@ -210,6 +243,10 @@ class _Chain:
         if self._put == "mul" and abs(number) < 1e-30:
             return None
         return number
+
+
+_SUM = _Chain("add", "sub", 0.0, lambda a, b: a + b, lambda a: -a)
+_PRODUCT = _Chain("mul", "div", 1.0, lambda a, b: a * b, lambda a: 1 / a)
 
 
 def _is_narrow(part: Expression) -> bool:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from autoproxy.breeding.grammar import Grammar
 from autoproxy.breeding.selection import tournament
-from autoproxy.breeding.variation import MUTATIONS, cross, mutate, sprout
+from autoproxy.breeding.variation import MUTATIONS, blend, cross, mutate, sprout
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.expression import Expression
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.state import SearchState
 from autoproxy.seeding import stream
+
+_BLEND = 0.25
+"""Share of the children of two parents that are their product or sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,9 @@ def _propose_one(
     mother = tournament(state.population, rng, config.tournament, objective)
     if rng.random() < config.crossover:
         father = _another(state.population, mother, rng, config, objective)
-        child = cross(grammar, rng, mother.expression, father.expression)
-        return Proposal(slot, child, "crossover", (mother.key, father.key))
+        how, unite = ("blend", blend) if rng.random() < _BLEND else ("crossover", cross)
+        child = unite(grammar, rng, mother.expression, father.expression)
+        return Proposal(slot, child, how, (mother.key, father.key))
     how = rng.choice(list(MUTATIONS))
     child = mutate(grammar, rng, how, mother.expression)
     return Proposal(slot, child, how, (mother.key,))
