@@ -1,6 +1,7 @@
 """A metric as a formula: infix text, LaTeX, sympy."""
 
 import sympy
+from sympy.core.function import AppliedUndef
 
 from autoproxy.language.canonical import nonnegative
 from autoproxy.language.catalog import CATALOG
@@ -52,19 +53,40 @@ def to_latex(expression: Expression) -> str:
     '\\left|W\\right| \\cdot \\lVert X_j\\rVert'
     """
     if expression.value is not None:
-        return format_number(expression.value)
+        return _latex_number(expression.value)
     if not expression.operands:
         return VOCABULARY[expression.head].latex
-    return CATALOG[expression.head].latex.format(*map(to_latex, expression.operands))
+    first, *rest = map(to_latex, expression.operands)
+    if expression.head in _INFIX:
+        rest = [rf"\left({text}\right)" if text.startswith("-") else text for text in rest]
+    return CATALOG[expression.head].latex.format(first, *rest)
+
+
+def _latex_number(value: float) -> str:
+    """Return a number as it is typeset: 1e-05 would be read as a product with e."""
+    mantissa, _, exponent = format_number(value).partition("e")
+    if not exponent:
+        return mantissa
+    power = f"10^{{{int(exponent)}}}"
+    return {"1": power, "-1": f"-{power}"}.get(mantissa, rf"{mantissa} \cdot {power}")
 
 
 def to_sympy(expression: Expression) -> sympy.Expr:
     """Return the expression in sympy, protections included; reductions are opaque functions.
 
-    Terminals are real symbols, known not to be negative where that is so.
+    Terminals are real symbols; terminals and reductions are known not to be negative where that
+    is so.
+
+    >>> from autoproxy.language.parse import parse
+    >>> to_sympy(parse("abs(W) / row_sum(abs(W))"))
+    Abs(W)/Max(1.0e-30, row_sum(Abs(W)))
     """
     if expression.value is not None:
         return sympy.Float(format_number(expression.value))
     if not expression.operands:
         return sympy.Symbol(expression.head, real=True, nonnegative=nonnegative(expression) or None)
-    return CATALOG[expression.head].symbol(*map(to_sympy, expression.operands))
+    operands = tuple(map(to_sympy, expression.operands))
+    form = CATALOG[expression.head].symbol(*operands)
+    if isinstance(form, AppliedUndef) and nonnegative(expression):
+        return sympy.Function(expression.head, nonnegative=True)(*operands)
+    return form

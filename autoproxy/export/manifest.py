@@ -53,4 +53,7 @@ def from_json(content: object) -> tuple[Expression, Mapping[str, str]]:
             f"the metric's text {expression} does not fit its key {content.get('key')}; the file "
             "was edited; export it again, or use the text itself"
         )
-    return expression, dict(content.get("data_sheet", {}))
+    sheet = content.get("data_sheet", {})
+    if not isinstance(sheet, dict):
+        raise ConfigError(f"the metric's data_sheet must be an object of words, got {sheet!r}")
+    return expression, sheet

@@ -29,8 +29,11 @@ def _named(name: str) -> Callable[..., Any]:
 
 
 def _divide(a: Any, b: Any) -> Any:
-    guarded = sympy.Piecewise((_TINY, b >= 0), (-_TINY, True))
-    return a / sympy.Piecewise((guarded, sympy.Abs(b) < _TINY), (b, True))
+    """Return a / b without case distinctions, which sympy multiplies with every division."""
+    if b.is_nonnegative:
+        return a / sympy.Max(b, _TINY)
+    sign = 2 * sympy.Heaviside(b, 1) - 1
+    return a * sign / sympy.Max(sympy.Abs(b), _TINY)
 
 
 def _power(a: Any, exponent: Any) -> Any:
@@ -42,10 +45,10 @@ def _reductions() -> list[Primitive]:
     """Return sum, mean, max, min, std and norm, each over rows, columns and everything."""
     prefixes = (("row", _ROWS, "j"), ("col", _COLUMNS, "i"), ("all", _TO_SCALAR, "ij"))
     latex = {
-        "sum": r"\sum_{{{axis}}} {{}}",
+        "sum": r"\sum_{{{axis}}}\left({{}}\right)",
         "mean": r"\mathrm{{mean}}_{{{axis}}}\left({{}}\right)",
-        "max": r"\max_{{{axis}}} {{}}",
-        "min": r"\min_{{{axis}}} {{}}",
+        "max": r"\max_{{{axis}}}\left({{}}\right)",
+        "min": r"\min_{{{axis}}}\left({{}}\right)",
         "std": r"\mathrm{{std}}_{{{axis}}}\left({{}}\right)",
         "norm": r"\lVert {{}} \rVert_{{{axis}}}",
     }
