@@ -141,7 +141,7 @@ class Search:
             self._config,
             self._evaluator.objective,
             state,
-            self._sieve.is_new,
+            self._sieve.novelty,
         )
         if state.generation or not self._config.seeds:
             return proposals

@@ -32,21 +32,31 @@ def propose(
     config: SearchConfig,
     objective: Objective,
     state: SearchState,
-    is_new: Callable[[Expression], bool],
+    novelty: Callable[[Expression], str | None],
 ) -> list[Proposal]:
     """Return the proposals of the next generation.
 
     Slot t draws from its own stream, so what it proposes depends on the seed, on t, on the
-    population and on what was judged before. A slot draws again, up to `config.tries` times,
-    until its proposal is new; the last one stands, and the sieve counts it.
+    population and on what was judged and proposed before. A slot draws again, up to
+    `config.tries` times, until its proposal is new; the last one stands, and the sieve counts it.
+
+    Args:
+        grammar: Of the space.
+        config: How to search.
+        objective: What values mean.
+        state: Where the run stands.
+        novelty: Names what a proposal would be by algebra; None for one that would be dropped.
     """
     count = config.first_batch if state.generation == 0 else config.batch
     proposals = []
+    proposed: set[str] = set()
     for slot in range(state.slot, state.slot + count):
         rng = stream(config.seed, config.strategy, slot)
         for _ in range(config.tries):
             proposal = _propose_one(grammar, config, objective, state, slot, rng)
-            if is_new(proposal.expression):
+            name = novelty(proposal.expression)
+            if name is not None and name not in proposed:
+                proposed.add(name)
                 break
         proposals.append(proposal)
     return proposals

@@ -49,8 +49,8 @@ class Sieve:
             verdicts[place] = self._dear(expression, slot, behaviour)
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def is_new(self, proposal: Expression) -> bool:
-        """Return whether the structure is sound and nothing of this value or order was judged.
+    def novelty(self, proposal: Expression) -> str | None:
+        """Return what would be known of a proposal by algebra, or None if it would be dropped.
 
         It takes no note of the proposal, so that variation can ask before it settles.
         """
@@ -58,14 +58,10 @@ class Sieve:
         if any(
             rule.judge and rule.judge(expression, -1, self._context) for rule in STRUCTURE_RULES
         ):
-            return False
-        return not any(
-            self._context.knows(way, digest)
-            for way, digest in (
-                ("key", key(expression)),
-                ("order", order_key(expression, self._context.blindness)),
-            )
-        )
+            return None
+        order = order_key(expression, self._context.blindness)
+        known = self._context.knows("key", key(expression)) or self._context.knows("order", order)
+        return None if known else order
 
     def _simplest(self, proposal: Expression) -> Expression:
         """Return what is judged in place of `proposal`; malformed ones as they are."""
