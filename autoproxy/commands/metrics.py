@@ -18,7 +18,7 @@ from autoproxy.language.canonical import canonical, key, nonnegative, ordering
 from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
-from autoproxy.language.simplify import simplify
+from autoproxy.language.simplify import simplest, simplify
 from autoproxy.language.terminals import VOCABULARY
 
 FORMS = ("py", "sympy", "latex", "infix", "json")
@@ -143,7 +143,7 @@ def identifier(name: str) -> str:
 
 
 def _row_order(expression: Expression) -> Expression:
-    return ordering(simplify(expression), Blindness.ROW)
+    return ordering(simplest(expression, Blindness.ROW, kind_of(expression)), Blindness.ROW)
 
 
 def _of_run(workspace: Workspace, run: str) -> tuple[str, Expression, dict[str, str]]:

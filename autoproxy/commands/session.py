@@ -54,6 +54,7 @@ class Session:
             AutoproxyError: Something that the user can mend; what was measured is kept.
         """
         self.workspace.prepare()
+        self._check_name()
         space = loading.space(self.plan.space)
         options = {"seed": self.plan.search.seed, **self.plan.options}
         self.show(Progress("statistics"))
@@ -73,15 +74,21 @@ class Session:
             stack.enter_context(self._new_folder(name))
             return _Run(self, name, space, evaluator, ledger).execute()
 
+    def _check_name(self) -> None:
+        """Refuse a name that a new run cannot have, before any long work."""
+        if self.run is not None or self.plan.name is None:
+            return
+        self.workspace.run_folder(self.plan.name)
+        if self.plan.name in self.workspace.runs():
+            raise ConfigError(
+                f"run {self.plan.name!r} exists in {self.workspace.folder}; go on with "
+                f"it: autoproxy resume {self.plan.name}; or give another --name"
+            )
+
     def _new_name(self, space: SearchSpace, protocol: Mapping[str, Any]) -> str:
-        taken = self.workspace.runs()
         if self.plan.name is not None:
-            if self.plan.name in taken:
-                raise ConfigError(
-                    f"run {self.plan.name!r} exists in {self.workspace.folder}; go on with "
-                    f"it: autoproxy resume {self.plan.name}; or give another --name"
-                )
             return self.plan.name
+        taken = self.workspace.runs()
         words = [space.name, protocol.get("model", ""), protocol.get("condition", "")]
         base = "-".join(
             "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoproxy.breeding import variation
-from autoproxy.evaluation import Direction, Failed, Individual, Objective, Outcome
+from autoproxy.evaluation import Direction, Failed, Fingerprint, Individual, Objective, Outcome
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.types import Kind
@@ -21,6 +22,8 @@ from autoproxy.search import loop, proposals
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.loop import Search, confirm, finalists
 from autoproxy.search.state import SearchState
+from autoproxy.sieve.rules import Dropped
+from autoproxy.sieve.sieve import Sieve
 from autoproxy.spaces import Baseline, SearchSpace
 from tests.autoproxy.search.memories import DictMemory, Interrupted, without_time
 from tests.conformance.toy import ToyEvaluator
@@ -330,6 +333,67 @@ def test_evolution_finds_what_the_toy_rewards() -> None:
         assert drawn
         wins += bred.value <= drawn.value
     assert wins >= 4
+
+
+def test_a_slot_draws_again_until_its_proposal_is_new() -> None:
+    shares = []
+    for tries in (1, 12):
+        memory = DictMemory()
+        search(replace(CONFIG, tries=tries, evaluations=30), memory)
+        rules = Counter(fate.rule for fate in memory.fates)
+        shares.append((rules["repeat"] + rules["same-algebra"]) / len(memory.fates))
+    assert shares[1] < shares[0] / 2
+
+
+def test_immigrants_and_children_come_in_the_share_that_is_asked() -> None:
+    for immigrants, crossover in ((0.0, 1.0), (1.0, 1.0), (0.0, 0.0)):
+        memory = DictMemory()
+        config = replace(CONFIG, immigrants=immigrants, crossover=crossover, evaluations=20)
+        search(config, memory)
+        later = [fate.proposal for fate in memory.fates if fate.generation > 1]
+        assert len(later) > 10
+        for proposal in later:
+            if immigrants:
+                assert (proposal.origin, proposal.parents) == ("random", ())
+            else:
+                # Two parents are never one and the same.
+                assert len(set(proposal.parents)) == (2 if crossover else 1)
+
+
+# --- the sieve, as the search meets it ---------------------------------------------------------
+
+
+class Stub(ToyEvaluator):
+    """Sees in a formula what a table says."""
+
+    seen: Mapping[str, tuple[str, str]] = {
+        "abs(W)": ("order 1", "masks 1"),
+        "abs(g)": ("order 2", "masks 1"),
+        "mul(W, g)": ("order 1", "masks 2"),
+        "add(W, g)": ("order 3", "masks 3"),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def behaviour(self, expressions: Any) -> Any:
+        return [Fingerprint(self.seen[str(e)][0]) for e in expressions]
+
+    def identity(self, expression: Any) -> str:
+        self.asked.append(str(expression))
+        return self.seen[str(expression)][1]
+
+
+def test_what_does_the_same_is_dropped_by_the_cheapest_rule_that_sees_it() -> None:
+    stub = Stub()
+    texts = [*Stub.seen, "abs(neg(W))", "x_norm", "mul(2, abs(W))"]
+    verdicts = Sieve(SPACE, stub).judge([(n, parse(text)) for n, text in enumerate(texts)])
+    rules = [v.rule if isinstance(v, Dropped) else v.identity for v in verdicts]
+    assert rules[:4] == ["masks 1", "same-mask", "same-order", "masks 3"]
+    assert rules[4:] == ["repeat", "limits", rules[6]]
+    assert rules[6] in {"repeat", "same-algebra"}
+    assert stub.asked == ["abs(W)", "abs(g)", "add(W, g)"]  # masks only for what is left
 
 
 # --- replay ------------------------------------------------------------------------------------
