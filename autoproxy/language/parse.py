@@ -12,6 +12,10 @@ from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 
 MAX_CHARACTERS = 10_000
+MAX_DEPTH = 64
+"""Deeper trees would run into Python's own limit, here or in whatever walks them later."""
+
+_TOO_DEEP = f"the expression is nested too deeply; at most {MAX_DEPTH} levels are read"
 
 _INFIX: dict[type[ast.operator], str] = {
     ast.Add: "add",
@@ -39,7 +43,7 @@ def parse(text: str) -> Expression:
         raise ExpressionError(
             f"the expression has {len(text)} characters; at most {MAX_CHARACTERS} are read"
         )
-    stripped = text.strip()
+    stripped = " ".join(text.split())  # one line, so that positions are positions in it
     if not stripped:
         raise ExpressionError("the expression is empty; write for example 'mul(abs(W), x_norm)'")
     try:
@@ -49,8 +53,12 @@ def parse(text: str) -> Expression:
         expression = _read(tree.body, stripped)
     except SyntaxError as error:
         raise _malformed(stripped, (error.offset or 1) - 1, error.msg) from None
-    except (RecursionError, MemoryError, ValueError) as error:
+    except (RecursionError, MemoryError):  # whose own words are empty or of Python's insides
+        raise ExpressionError(_TOO_DEEP) from None
+    except ValueError as error:
         raise ExpressionError(f"the expression cannot be read: {error}") from None
+    if expression.depth > MAX_DEPTH:
+        raise ExpressionError(_TOO_DEEP)
     kind_of(expression)
     return expression
 
@@ -107,9 +115,11 @@ def _read(node: ast.expr, text: str) -> Expression:
         case ast.Constant(value=bool() | complex() | str() | bytes() | None):
             raise _malformed(text, node.col_offset, "only numbers can be constants")
         case ast.Constant(value=int() | float() as value):
-            return _constant(float(value), node, text)
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return _constant(-float(value), node, text)
+            return _constant(value, node, text)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if (
+            not isinstance(value, bool)  # which are ints, too
+        ):
+            return _constant(-value, node, text)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return Expression("neg", (_read(operand, text),))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _INFIX:
@@ -123,8 +133,8 @@ def _read(node: ast.expr, text: str) -> Expression:
 
 def _constant(value: float, node: ast.expr, text: str) -> Expression:
     try:
-        return constant(value)
-    except ValueError as error:
+        return constant(float(value))
+    except (ValueError, OverflowError) as error:  # the latter for integers beyond float64
         raise _malformed(text, node.col_offset, str(error)) from None
 
 
