@@ -188,8 +188,9 @@ def _cell(value: object) -> str:
 
 def _funnel_table(funnel: Mapping[str, int], saved: int) -> Table:
     title = f"Funnel: {saved} evaluations saved by the sieve"
-    table = Table(*funnel, title=title, title_justify="left")
-    table.add_row(*(str(count) for count in funnel.values()))
+    table = Table("fate", "proposals", title=title, title_justify="left")
+    for name, count in funnel.items():  # downwards: side by side they need a wide terminal
+        table.add_row(name, str(count))
     return table
 
 

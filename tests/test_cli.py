@@ -144,6 +144,17 @@ def test_the_same_run_file_gives_the_same_run_elsewhere(place: Place, run: Run) 
         assert word in said.out, word
 
 
+def test_a_terminal_of_usual_width_shows_every_word(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["resume", "--results", str(place.results)]) == 0
+    shown = capsys.readouterr().out
+    for word in ("proposed", "same-algebra", "measured", "wanda-sqrt", "perplexity", "magnitude"):
+        assert word in shown, word
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_flags_say_more_than_the_run_file(place: Place, run: Run) -> None:
     results = place.folder / "flags"
     said = run(
