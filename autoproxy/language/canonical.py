@@ -144,7 +144,7 @@ _LIVING = frozenset(
     for prefix in ("row", "col", "all")
     for word in ("sum", "mean", "max", "norm")
 )
-_KEEPS_POSITIVE = frozenset({"add", "mul", "div", "maximum", "minimum", "abs", "square", "sqrt"})
+_KEEPS_POSITIVE = frozenset({"mul", "div", "minimum", "abs", "square", "sqrt"})
 
 
 def _positive(expression: Expression) -> bool:
@@ -161,6 +161,10 @@ def _positive(expression: Expression) -> bool:
         return expression.head.endswith("norm") or nonnegative(expression.operands[0])
     if expression.head == "pow":
         return _positive(expression.operands[0])
+    if expression.head in {"add", "maximum"}:  # such as a deviation plus 1e-5
+        return any(map(_positive, expression.operands)) and all(
+            map(nonnegative, expression.operands)
+        )
     return expression.head in _KEEPS_POSITIVE and all(map(_positive, expression.operands))
 
 
