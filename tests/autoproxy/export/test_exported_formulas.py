@@ -301,7 +301,7 @@ def test_elementwise_primitives_are_told_from_reductions() -> None:
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-@pytest.mark.parametrize("scale", [1e-35, 1e-12, 1.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-35, 1e-30, 1e-12, 1.0, 1e3])
 def test_each_primitive_in_sympy_is_the_one_in_torch(name: str, scale: float) -> None:
     """Protections included, which is what the small and the large scale are for."""
     terminals = (Expression("W"), Expression("g"))
