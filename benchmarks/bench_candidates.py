@@ -26,7 +26,7 @@ from autoproxy.language.program import Program
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.loop import Fate, Search
 from autoproxy.sieve.rules import Kept
-from evaluators.models import prunable, weights_of
+from evaluators.layers import prunable, weights_of
 from evaluators.perplexity import block_losses, perplexity
 from evaluators.pruning import PruningEvaluator
 from evaluators.statistics import collect

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoproxy.errors import ConfigError, unknown_name
+from evaluators import kernels
 
 GROUPS = ("row", "matrix")
 
@@ -119,6 +120,8 @@ def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
     >>> keep_mask(scores, Unstructured(Fraction(1, 4)), "row").tolist()
     [[True, False, True, True]]
     """
+    if kernels.AVAILABLE and importance.device.type == "cpu" and importance.dtype == torch.float32:
+        return _keep_compiled(importance, pattern, group)
     rows, columns = importance.shape
     if isinstance(pattern, NM):
         blocks = importance.reshape(-1, pattern.block)
@@ -177,6 +180,25 @@ def _nm(pattern: str) -> NM:
             "of four"
         )
     return NM(int(keep), int(block))
+
+
+def _keep_compiled(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
+    """Do what `keep_mask` does by compiled loops."""
+    values = importance.detach().contiguous().numpy()
+    keep = np.empty(values.shape, np.uint8)
+    flat, flat_keep = values.reshape(-1), keep.reshape(-1)
+    if isinstance(pattern, NM):
+        if pattern.block == 4:
+            kernels.keep_in_fours(flat, pattern.keep, flat_keep)
+        else:
+            kernels.keep_in_blocks(flat, pattern.block, pattern.keep, flat_keep)
+    elif not pattern.dropped(flat.size if group == "matrix" else values.shape[1]):
+        keep.fill(1)
+    elif group == "matrix":
+        kernels.keep_in_matrix(flat, pattern.dropped(flat.size), flat_keep)
+    else:
+        kernels.keep_in_rows(values, pattern.dropped(values.shape[1]), keep)
+    return torch.from_numpy(keep.view(np.bool_))
 
 
 def _keep_top(importance: Tensor, dropped: int) -> Tensor:

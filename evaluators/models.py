@@ -1,4 +1,4 @@
-"""Models: loading any supported language model, and finding the layers that are pruned."""
+"""Models: loading any causal language model, ready to be measured."""
 
 import hashlib
 import json
@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from autoproxy.errors import ConfigError, ModelError, unknown_name
 from evaluators.starter import STARTERS, starter_folder
-
-DECODER_LAYERS: Mapping[str, str] = {"llama": "model.layers"}
-"""Where each supported family (`config.model_type`) keeps its list of decoder layers."""
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -50,7 +46,7 @@ class LoadedModel:
     @property
     def max_length(self) -> int:
         """Longest sequence that it takes, in tokens."""
-        return int(self.model.config.max_position_embeddings)
+        return int(self.model.config.get_text_config().max_position_embeddings)
 
 
 def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
@@ -75,7 +71,10 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the view is ours
     try:
         opened: Any = AutoModelForCausalLM.from_pretrained(
-            where, dtype=DTYPES[dtype], attn_implementation="sdpa", output_loading_info=True
+            where,
+            dtype=DTYPES[dtype],
+            experts_implementation="eager",
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(where)
     except Exception as error:
@@ -92,44 +91,8 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
     model.to(place)
     model.eval()
     model.requires_grad_(requires_grad=False)
-    name = "starter" if source in STARTERS else source.rstrip("/").rsplit("/", 1)[-1]
+    name = STARTERS.get(source, source.rstrip("/").rsplit("/", 1)[-1])
     return LoadedModel(model, tokenizer, name, _digest(model), family)
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the decoder layers of a supported model, first to last."""
-    layers = model.get_submodule(DECODER_LAYERS[model.config.model_type])
-    if not isinstance(layers, nn.ModuleList):
-        raise ModelError(f"{DECODER_LAYERS[model.config.model_type]} is no list of layers")
-    return layers
-
-
-def prunable(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return every linear layer inside the decoder layers, by dotted name, in order.
-
-    Raises:
-        ModelError: There is none, or one shares its weight with a parameter elsewhere, which
-            pruning would change too.
-    """
-    root = DECODER_LAYERS[model.config.model_type]
-    found = {
-        f"{root}.{name}": module
-        for name, module in decoder_layers(model).named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    if not found:
-        raise ModelError(f"the model has no linear layer in {root}; nothing can be pruned")
-    ours = {module.weight.data_ptr(): name for name, module in found.items()}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner = ours.get(parameter.data_ptr())
-        if owner is not None and name != f"{owner}.weight":
-            raise ModelError(f"{owner} shares its weight with {name}; it cannot be pruned alone")
-    return found
-
-
-def weights_of(layers: Mapping[str, nn.Linear]) -> dict[str, Tensor]:
-    """Return the live weights of layers, without gradients."""
-    return {name: layer.weight.detach() for name, layer in layers.items()}
 
 
 def _device(name: str) -> torch.device:
@@ -169,14 +132,7 @@ def _family(source: str, where: str) -> str:
             f"model {source!r} cannot be found or read: {str(error).splitlines()[0]}; give a "
             "local folder, or 'starter', where no hub can be reached"
         ) from None
-    family = str(config.model_type)
-    if family not in DECODER_LAYERS:
-        known = ", ".join(sorted(DECODER_LAYERS))
-        raise ModelError(
-            f"model {source!r} is of the family {family!r}, which is not supported yet; "
-            f"supported: {known}"
-        )
-    return family
+    return str(config.model_type)
 
 
 def _digest(model: PreTrainedModel) -> str:

@@ -1,12 +1,14 @@
 """How well a model predicts a text: likelihood, perplexity, and divergence from the dense one."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from autoproxy.errors import ModelError
 
 CHUNK = 256
 """Positions whose logits over the full vocabulary are held at a time, in float32."""
@@ -34,6 +36,7 @@ class Reference:
 
     def __init__(self, model: PreTrainedModel, blocks: Tensor) -> None:
         self.blocks = blocks
+        self._head = output_head(model)
         self._hidden = [_hidden(model, block) for block in blocks]
 
     def compare(self, model: PreTrainedModel, count: int | None = None) -> Iterator[Comparison]:
@@ -44,7 +47,7 @@ class Reference:
             count: How many of the blocks, from the first; None for all.
         """
         for block, dense in list(zip(self.blocks, self._hidden, strict=True))[:count]:
-            yield _compare(model, block, _hidden(model, block), dense)
+            yield _compare(self._head, block, _hidden(model, block), dense)
 
 
 def block_losses(model: PreTrainedModel, blocks: Tensor) -> list[float]:
@@ -57,7 +60,8 @@ def block_losses(model: PreTrainedModel, blocks: Tensor) -> list[float]:
         model: In evaluation mode.
         blocks: (count, length) token ids.
     """
-    return [_nll(model, block, _hidden(model, block)) for block in blocks]
+    head = output_head(model)
+    return [_nll(head, block, _hidden(model, block)) for block in blocks]
 
 
 def perplexity(losses: Sequence[float]) -> float:
@@ -77,31 +81,63 @@ def _hidden(model: PreTrainedModel, block: Tensor) -> Tensor:
     return states
 
 
-def _head(model: PreTrainedModel) -> nn.Module:
+def output_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """Return the function from last hidden states to float32 logits.
+
+    Most families' is their output embedding alone, Gemma 2 caps it softly. It is tried on a few
+    tokens against the model itself, so that a family with another twist is refused and never
+    measured wrongly.
+
+    Raises:
+        ModelError: What comes out is not what the model gives.
+    """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers 5.23
     if not isinstance(head, nn.Module):
-        raise TypeError(f"{type(model).__name__} has no output head")
-    return head
+        raise ModelError(f"{type(model).__name__} has no output head; give a language model")
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+
+    def logits(hidden: Tensor) -> Tensor:
+        plain: Tensor = head(hidden)
+        return (plain if cap is None else torch.tanh(plain / cap) * cap).float()
+
+    _check_head(model, logits)
+    return logits
 
 
 @torch.inference_mode()
-def _nll(model: PreTrainedModel, block: Tensor, hidden: Tensor) -> float:
-    head, labels = _head(model), block[1:].to(hidden.device)
+def _check_head(model: PreTrainedModel, logits: Callable[[Tensor], Tensor]) -> None:
+    ids = torch.arange(1, 9, device=model.device)
+    whole = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0].float()
+    ours = logits(_hidden(model, ids))
+    if not torch.isfinite(whole).all():  # a model in ruins is told by its values
+        return
+    if not torch.allclose(ours, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
+        raise ModelError(
+            f"the family {model.config.model_type!r} computes its logits by more than its output "
+            "embedding, which is not supported; give another model, or report this"
+        )
+
+
+@torch.inference_mode()
+def _nll(head: Callable[[Tensor], Tensor], block: Tensor, hidden: Tensor) -> float:
+    labels = block[1:].to(hidden.device)
     total = 0.0
     for start in range(0, len(labels), CHUNK):
         part = labels[start : start + CHUNK]
-        logits = head(hidden[start : start + len(part)]).float()
+        logits = head(hidden[start : start + len(part)])
         total += float(nn.functional.cross_entropy(logits, part, reduction="none").double().sum())
     return total / len(labels)
 
 
 @torch.inference_mode()
-def _compare(model: PreTrainedModel, block: Tensor, hidden: Tensor, dense: Tensor) -> Comparison:
-    head, labels = _head(model), block[1:].to(hidden.device)
+def _compare(
+    head: Callable[[Tensor], Tensor], block: Tensor, hidden: Tensor, dense: Tensor
+) -> Comparison:
+    labels = block[1:].to(hidden.device)
     divergence, loss = 0.0, 0.0
     for start in range(0, len(block), CHUNK):
-        ours = head(hidden[start : start + CHUNK]).float().log_softmax(dim=-1)
-        theirs = head(dense[start : start + CHUNK]).float().log_softmax(dim=-1)
+        ours = head(hidden[start : start + CHUNK]).log_softmax(dim=-1)
+        theirs = head(dense[start : start + CHUNK]).log_softmax(dim=-1)
         gap = theirs.exp() * (theirs - ours)
         divergence += float(gap.sum(dim=-1).double().sum())
         part = labels[start : start + CHUNK]

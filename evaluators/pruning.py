@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.program import Program
 from evaluators.behaviour import Probe, judge_orders, row_local
 from evaluators.config import PruningConfig
+from evaluators.layers import prunable, skipped, weights_of
 from evaluators.masks import (
     NM,
     applied,
@@ -41,7 +42,7 @@ from evaluators.masks import (
     pack,
     unpack,
 )
-from evaluators.models import LoadedModel, load_model, prunable, weights_of
+from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Reference, block_losses, perplexity
 from evaluators.starter import starter_folder
 from evaluators.statistics import PROVIDED, Statistics, cached_statistics, noise
@@ -84,6 +85,9 @@ class PruningEvaluator:
         self._length = config.sequence_length(self._loaded.max_length)
         self._layers = prunable(self._loaded.model)
         self._weights = weights_of(self._layers)
+        self._skipped = skipped(self._loaded.model)
+        if self._skipped:
+            notice(f"stay dense: {_in_words(self._skipped)}")
         check_fits(self._pattern, self._weights)
         self._statistics: dict[int, Statistics] = {}
         self._masks: OrderedDict[str, Masks] = OrderedDict()
@@ -319,6 +323,7 @@ class PruningEvaluator:
             "dtype": config.dtype,
             "torch": torch.__version__,
             "meanings": _meanings_hash(),
+            **({"skipped": list(self._skipped)} if self._skipped else {}),
         }
 
     def _statistics_for(self, seed: int, names: frozenset[str]) -> Statistics:
@@ -335,7 +340,7 @@ class PruningEvaluator:
 
     def _inputs(self, layer: str, names: frozenset[str], seed: int) -> dict[str, Tensor]:
         """Return the terminals of one layer, in float32."""
-        weight = self._weights[layer].float()
+        weight = self._weights[layer].float().contiguous()  # GPT-2 stores it turned
         found = {"W": weight, **self._statistics_for(seed, names)[layer]}
         if "noise" in names:
             found["noise"] = noise(layer, weight.shape, seed).to(weight.device)
@@ -389,6 +394,15 @@ def _read_texts(config: PruningConfig) -> dict[str, Text]:
     }
     refuse_overlap(texts)
     return texts
+
+
+def _in_words(reasons: Mapping[str, str]) -> str:
+    """Return how many parameters stay dense for each reason, with an example."""
+    first: dict[str, str] = {}
+    for name, reason in reasons.items():
+        first.setdefault(reason, name)
+    counts = Counter(reasons.values())
+    return "; ".join(f"{counts[r]} (such as {name}): {r}" for r, name in first.items())
 
 
 def _meanings_hash() -> str:

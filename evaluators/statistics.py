@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from autoproxy.errors import StorageError
 from autoproxy.evaluation import content_hash
 from autoproxy.language.terminals import VOCABULARY
-from evaluators.models import LoadedModel, decoder_layers, prunable
+from evaluators.layers import Layer, decoder_layers, prunable
+from evaluators.models import LoadedModel
 
 VERSION = 1
 """Raised by every change of what a statistic means; it is part of the cache's key."""
@@ -148,7 +150,7 @@ class _Flow:
         made: dict[str, Callable[[], Tensor]] = {
             "x_norm": (self.squares / sequences).sqrt,
             "x_mean": lambda: self.mean,
-            "x_var": lambda: self.spread / self.tokens,
+            "x_var": lambda: self.spread / max(1, self.tokens),
             "x_max": lambda: self.largest,
             "h_inv": lambda: _inverse_diagonal(self.moments * (2.0 / sequences)),
         }
@@ -167,39 +169,42 @@ def _inverse_diagonal(hessian: Tensor) -> Tensor:
 
 def _flows(
     model: PreTrainedModel,
-    layers: Mapping[str, nn.Linear],
+    layers: Mapping[str, Layer],
     blocks: Tensor,
     wanted: frozenset[str],
 ) -> Statistics:
     """Run the model over the blocks and sum up what goes into and out of each layer."""
     flows: dict[str, _Flow] = {}
     owner: dict[str, str] = {}
-    out = {n: torch.zeros(layer.out_features, dtype=torch.float64) for n, layer in layers.items()}
-    out = {name: total.to(model.device) for name, total in out.items()}
+    out = {
+        name: torch.zeros(layer.out_features, dtype=torch.float64, device=model.device)
+        for name, layer in layers.items()
+    }
     last: list[Any] = [None, ""]  # the input tensor seen last, and the layer that saw it first
 
-    def hook(name: str) -> Callable[..., None]:
-        def see(module: nn.Linear, args: tuple[Tensor, ...], result: Tensor) -> None:
-            # Query, key and value read one tensor, as do gate and up: it is summed once.
-            if args[0] is not last[0]:
-                last[:] = [args[0], name]
-                if name not in flows:
-                    flows[name] = _Flow(
-                        module.in_features, model.device, second_moments="h_inv" in wanted
-                    )
-                flows[name].add(args[0])
-            owner[name] = last[1]
-            if "y_norm" in wanted:
-                out[name] += result.detach().reshape(-1, result.shape[-1]).double().square().sum(0)
+    def flow(name: str) -> _Flow:
+        if name not in flows:
+            width, moments = layers[name].in_features, "h_inv" in wanted
+            flows[name] = _Flow(width, model.device, second_moments=moments)
+        return flows[name]
 
-        return see
+    def see(name: str, x: Tensor, y: Tensor) -> None:
+        # Query, key and value read one tensor, as do gate and up: it is summed once.
+        if x is not last[0]:
+            last[:] = [x, name]
+            flow(name).add(x)
+        owner[name] = last[1]
+        if "y_norm" in wanted:
+            out[name] += y.detach().reshape(-1, y.shape[-1]).double().square().sum(0)
 
-    with hooked(layer.register_forward_hook(hook(n)) for n, layer in layers.items()):
+    with watched(layers, see):
         for block in blocks:
             last[:] = [None, ""]
             _forward(model, block)
-    shared = {name: flow.statistics(len(blocks), wanted) for name, flow in flows.items()}
-    found = {name: dict(shared[owner[name]]) for name in layers}
+    # An expert that no token chose has no owner: nothing flowed into it.
+    found: Statistics = {
+        name: flow(owner.get(name, name)).statistics(len(blocks), wanted) for name in layers
+    }
     if "y_norm" in wanted:
         for name, total in out.items():
             found[name]["y_norm"] = (total / len(blocks)).sqrt().float().reshape(-1, 1)
@@ -213,53 +218,48 @@ def _forward(model: PreTrainedModel, block: Tensor) -> None:
 
 def _gradients(
     model: PreTrainedModel,
-    layers: Mapping[str, nn.Linear],
+    layers: Mapping[str, Layer],
     blocks: Tensor,
     wanted: frozenset[str],
 ) -> Statistics:
     """Sum gradients of each sequence's loss, and their squares, in float32."""
-    weights = {name: layer.weight for name, layer in layers.items()}
     found: Statistics = {name: {} for name in layers}
-    with _requiring_gradients(weights.values()):
+
+    def take(name: str, gradient: Tensor) -> None:
+        if "g" in wanted:
+            _accumulate(found[name], "g", gradient)
+        if "g_norm" in wanted:
+            _accumulate(found[name], "g_norm", gradient.square())
+
+    with gradients_taken(layers, take):
         for block in blocks:
             ids = block.unsqueeze(0).to(model.device)
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-            gradients = torch.autograd.grad(loss, list(weights.values()))
-            for name, gradient in zip(weights, gradients, strict=True):
-                if "g" in wanted:
-                    _accumulate(found[name], "g", gradient.float())
-                if "g_norm" in wanted:
-                    _accumulate(found[name], "g_norm", gradient.float().square())
+            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     for values in found.values():
         if "g_norm" in values:
             values["g_norm"].sqrt_()
     return found
 
 
-def _regional(
-    model: PreTrainedModel, layers: Mapping[str, nn.Linear], blocks: Tensor
-) -> Statistics:
+def _regional(model: PreTrainedModel, layers: Mapping[str, Layer], blocks: Tensor) -> Statistics:
     """Sum squared gradients of the norm of each decoder layer's output on its dense input."""
-    root_layers = list(decoder_layers(model))
-    owned = [
-        {
-            name: layer.weight
-            for name, layer in layers.items()
-            if any(layer is module for module in root.modules())
-        }
-        for root in root_layers
-    ]
+    roots = list(decoder_layers(model))
+    owned = []
+    for root in roots:
+        inside = set(root.modules())
+        owned.append({n: layer for n, layer in layers.items() if layer.module in inside})
     found: Statistics = {name: {} for name in layers}
+
+    def take(name: str, gradient: Tensor) -> None:
+        _accumulate(found[name], "g_region", gradient.square())
+
     for block in blocks:
-        calls = _captured_calls(model, root_layers, block)
-        for root, weights, (args, kwargs) in zip(root_layers, owned, calls, strict=True):
-            with _requiring_gradients(weights.values()):
+        calls = _captured_calls(model, roots, block)
+        for root, inside_it, (args, kwargs) in zip(roots, owned, calls, strict=True):
+            with gradients_taken(inside_it, take):
                 output = root(*args, **kwargs)
                 states = output[0] if isinstance(output, tuple) else output
-                norm = torch.linalg.vector_norm(states.float())
-                gradients = torch.autograd.grad(norm, list(weights.values()))
-            for name, gradient in zip(weights, gradients, strict=True):
-                _accumulate(found[name], "g_region", gradient.float().square())
+                torch.linalg.vector_norm(states.float()).backward()
     for values in found.values():
         values["g_region"].div_(len(blocks)).sqrt_()
     return found
@@ -292,6 +292,49 @@ def _accumulate(values: dict[str, Tensor], name: str, addend: Tensor) -> None:
 
 
 @contextmanager
+def watched(
+    layers: Mapping[str, Layer], see: Callable[[str, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """Call `see(name, input, output)` whenever a layer computes, for the block."""
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda _, args, result: see(name, args[0], result)
+
+    single = {name: layer for name, layer in layers.items() if layer.expert is None}
+    with ExitStack() as stack:
+        stack.enter_context(
+            hooked(layer.module.register_forward_hook(hook(n)) for n, layer in single.items())
+        )
+        if len(single) < len(layers):
+            fused = {n: layer for n, layer in layers.items() if layer.expert is not None}
+            stack.enter_context(_ExpertCalls(fused, see))
+        yield
+
+
+class _ExpertCalls(TorchFunctionMode):
+    """Sees the linear function that a fused expert is computed with; it has no module of its own.
+
+    It goes by the address of the weight, so the model must compute its experts one by one
+    (`experts_implementation="eager"`, which `load_model` asks for).
+    """
+
+    def __init__(
+        self, layers: Mapping[str, Layer], see: Callable[[str, Tensor, Tensor], None]
+    ) -> None:
+        super().__init__()
+        self._names = {layer.weight.data_ptr(): name for name, layer in layers.items()}
+        self._see = see
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is nn.functional.linear:
+            name = self._names.get(args[1].data_ptr())
+            if name is not None and args[0].numel():
+                self._see(name, args[0], result)
+        return result
+
+
+@contextmanager
 def hooked(handles: Iterable[Any]) -> Iterator[None]:
     """Keep hooks for the block and remove them afterwards, whatever happens."""
     held = list(handles)
@@ -303,15 +346,37 @@ def hooked(handles: Iterable[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _requiring_gradients(weights: Iterable[Tensor]) -> Iterator[None]:
-    held = [(weight, weight.requires_grad) for weight in weights]
+def gradients_taken(
+    layers: Mapping[str, Layer], take: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `take(name, gradient)` for each layer as soon as a backward pass has its gradient.
+
+    Gradients are (out, in), float32, and freed at once: no more than a few are held at a time.
+    """
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, layer in layers.items():
+        owners.setdefault(layer.parameter, []).append(name)
+
+    def hand_over(parameter: nn.Parameter) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        if gradient is not None:
+            for name in owners[parameter]:
+                take(name, layers[name].view(gradient).float())
+
+    held = [(parameter, parameter.requires_grad) for parameter in owners]
     try:
-        for weight, _ in held:
-            weight.requires_grad_(True)
-        yield
+        for parameter, _ in held:
+            parameter.requires_grad_(True)
+        with hooked(_when_done(parameter, hand_over) for parameter in owners):
+            yield
     finally:
-        for weight, before in held:
-            weight.requires_grad_(before)
+        for parameter, before in held:
+            parameter.requires_grad_(before)
+            parameter.grad = None
+
+
+def _when_done(parameter: nn.Parameter, call: Callable[[nn.Parameter], None]) -> Any:
+    return parameter.register_post_accumulate_grad_hook(call)  # type: ignore[no-untyped-call]
 
 
 def _cache_key(loaded: LoadedModel, blocks: Tensor, name: str) -> str:

@@ -1,5 +1,6 @@
 """Masks: exact counts, the tie rule and every pattern, against a sort written with loops."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from autoproxy.errors import ConfigError
+from evaluators import kernels
 from evaluators.masks import (
     NM,
     Pattern,
@@ -24,6 +26,18 @@ from evaluators.masks import (
     parse_pattern,
     unpack,
 )
+
+
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "torch"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run every test with the compiled loops and with torch alone."""
+    available = kernels.AVAILABLE
+    if request.param == "compiled" and not available:
+        pytest.skip("Numba is not installed")
+    kernels.AVAILABLE = request.param == "compiled"
+    yield request.param
+    kernels.AVAILABLE = available
+
 
 SHARES = [Fraction(s) for s in ("0", "0.1", "0.25", "0.29", "1/3", "0.5", "0.875", "0.99")]
 PATTERNS = [NM(2, 4), NM(4, 8), NM(1, 4), NM(1, 2), NM(3, 4)]
@@ -284,3 +298,30 @@ def test_an_unknown_group_names_the_nearest() -> None:
     assert check_group("matrix") == "matrix"
     with pytest.raises(ConfigError, match="did you mean 'row'"):
         check_group("rows")
+
+
+@pytest.mark.parametrize("share", ["0.03", "0.5", "0.97"])
+@pytest.mark.parametrize("kind", ["smooth", "columns", "ties", "tails"])
+def test_large_matrices_as_by_a_stable_sort(kind: str, share: str) -> None:
+    """Large enough that a matrix's threshold is looked for among a sample first."""
+    draw = np.random.default_rng(3)
+    values = draw.standard_normal((256, 1024)).astype(np.float32)
+    if kind == "columns":  # every 64th column is of another size: a regular sample misleads
+        values[:, ::64] *= 1000
+    if kind == "ties":
+        values = values.round(1)
+    if kind == "tails":
+        values = np.exp((30 * values).clip(-80, 88)).astype(np.float32)
+    dropped = int(Fraction(share) * values.size)
+    order = values.reshape(-1).argsort(kind="stable")
+    expected = np.ones(values.size, np.bool_)
+    expected[order[:dropped]] = False
+    pattern = Unstructured(Fraction(share))
+    mask = keep_mask(torch.from_numpy(values), pattern, "matrix")
+    assert np.array_equal(mask.numpy().reshape(-1), expected)
+    rows = keep_mask(torch.from_numpy(values), pattern, "row")
+    dropped = int(Fraction(share) * values.shape[1])
+    order = values.argsort(axis=1, kind="stable")
+    expected = np.ones(values.shape, np.bool_)
+    np.put_along_axis(expected, order[:, :dropped], False, axis=1)
+    assert np.array_equal(rows.numpy(), expected)

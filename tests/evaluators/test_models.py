@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from autoproxy.errors import ConfigError, ModelError
-from evaluators.models import decoder_layers, load_model, prunable, weights_of
-from tests.evaluators.tiny import edit_json, save, state, tiny_folder, tiny_model, tiny_tokenizer
+from evaluators.layers import decoder_layers, prunable, weights_of
+from evaluators.models import load_model
+from tests.evaluators.tiny import edit_json, state, tiny_folder, tiny_model, tiny_tokenizer
 
 KINDS = (
     "self_attn.q_proj",
@@ -61,7 +62,7 @@ def test_prunable_lists_the_layers_of_each_decoder_layer_in_order(gqa: bool) -> 
     model = tiny_model(gqa=gqa)
     layers = prunable(model)
     assert list(layers) == [f"model.layers.{i}.{kind}" for i in range(2) for kind in KINDS]
-    assert all(layers[name] is model.get_submodule(name) for name in layers)
+    assert all(layers[name].module is model.get_submodule(name) for name in layers)
     assert tuple(layers["model.layers.0.self_attn.k_proj"].weight.shape) == (8 if gqa else 16, 16)
 
 
@@ -154,10 +155,12 @@ def test_a_broken_configuration_is_refused(folder: Path, content: str) -> None:
     assert "tiny" in refusal(folder)
 
 
-def test_an_unsupported_family_is_named_with_the_supported_ones(tmp_path: Path) -> None:
+def test_a_model_without_marked_decoder_layers_is_refused() -> None:
     config = GPT2Config(vocab_size=260, n_embd=8, n_layer=1, n_head=1, n_positions=16)
-    message = refusal(save(tmp_path / "gpt2", GPT2LMHeadModel(config)))
-    assert "'gpt2', which is not supported yet; supported: llama" in message
+    model = GPT2LMHeadModel(config)
+    model.transformer.h = torch.nn.ModuleList([torch.nn.Identity()])
+    with pytest.raises(ModelError, match="'gpt2' has no decoder layers"):
+        prunable(model)
 
 
 def test_an_unknown_type_names_the_nearest(saved: Path) -> None:

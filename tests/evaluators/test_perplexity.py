@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluators import perplexity as module
+from evaluators.layers import prunable, weights_of
 from evaluators.masks import applied
-from evaluators.models import prunable, weights_of
 from evaluators.perplexity import Reference, block_losses, perplexity
 from tests.evaluators.tiny import VOCABULARY_SIZE, tiny_model
 

@@ -17,7 +17,8 @@ from autoproxy.errors import StorageError
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import statistics as module
-from evaluators.models import LoadedModel, prunable
+from evaluators.layers import prunable
+from evaluators.models import LoadedModel
 from evaluators.statistics import PROVIDED, Statistics, cached_statistics, collect, noise
 from tests.evaluators.tiny import VOCABULARY_SIZE, hook_count, state, tiny_model
 
@@ -66,7 +67,7 @@ def doubled(model: PreTrainedModel) -> PreTrainedModel:
 
 def flow_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
     model = doubled(model)
-    layers = prunable(model)
+    layers = {name: layer.module for name, layer in prunable(model).items()}
     for layer in layers.values():
         layer.__class__ = Recording
     with torch.no_grad():
@@ -99,7 +100,7 @@ def pairs(layer: nn.Linear) -> list[tuple[tuple[np.ndarray], tuple[np.ndarray]]]
 
 def gradient_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
     model = doubled(model)
-    weights = {name: layer.weight for name, layer in prunable(model).items()}
+    weights = {name: layer.parameter for name, layer in prunable(model).items()}
     for weight in weights.values():
         weight.requires_grad_(requires_grad=True)
     each: dict[str, list[Tensor]] = {name: [] for name in weights}

@@ -1,0 +1,288 @@
+"""Compiled loops that choose which weights stay: exact, one thread, near the speed of memory.
+
+Numba compiles them on first use, once a process, in a few seconds; where it is not installed, or
+numbers are not float32 on a CPU, `evaluators.masks` does the same with torch.
+
+Masks are bytes here, 1 = keep. Ties are dropped from the left, as `evaluators.masks` says.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    from numba import njit
+except ImportError:  # an installation without it: slower, the same masks
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+_F = np.float32
+_BIG = np.float32(3.4028235e38)
+_SAMPLE = 65_536
+"""Values of a matrix that tell roughly where its threshold lies: to 0.2 % of the ranks."""
+
+
+def _jit(loop: Any) -> Any:
+    """Compile a loop when it is first called; without Numba it is never called."""
+    return njit(nogil=True)(loop) if AVAILABLE else loop
+
+
+@_jit
+def _count(values: Floats, threshold: np.float32) -> int:
+    """Return how many values are at most `threshold`."""
+    count: Any = np.int32(0)
+    for i in range(values.shape[0]):
+        count += np.int32(1) if values[i] <= threshold else np.int32(0)
+    return int(count)
+
+
+@_jit
+def _threshold(  # noqa: PLR0912 - one loop for the compiler
+    values: Floats, dropped: int, guess: np.float32, gap: np.float32
+) -> tuple[np.float32, int, np.float32]:
+    """Return a threshold that exactly `dropped` values reach at most, if there is one.
+
+    A guess is corrected by the distance between neighbours, then the step between two bounds is
+    interpolated; every fourth step halves it, so that no distribution is slow. A few vectorised
+    counts of a row in the first cache cost less than moving its values about.
+
+    Args:
+        values: One group.
+        dropped: How many go, at least 1.
+        guess: Where to begin, such as the last row's threshold.
+        gap: Distance between values of neighbouring ranks there.
+
+    Returns:
+        The threshold, how many values are at most it (more than `dropped` where the threshold
+        is tied), and the gap for the next group.
+    """
+    low, high = -_BIG, _BIG
+    under, over = 0, values.shape[0]
+    has_low, has_high = False, False
+    at = guess
+    turn = 0
+    while True:
+        count = _count(values, at)
+        if count == dropped:
+            return at, count, gap
+        if count < dropped:
+            low, under, has_low = at, count, True
+        else:
+            high, over, has_high = at, count, True
+        turn += 1
+        if has_low and has_high:
+            gap = _F((high - low) / _F(over - under))
+            at = _F(low + gap * _F(dropped - under))
+            if turn % 4 == 0 or not low < at < high:
+                at = _F(low * _F(0.5) + high * _F(0.5))
+            if not low < at < high:  # no number between them: all of `high` are ties
+                return high, over, gap
+        else:
+            at = _F(at + gap * _F(dropped - count) * _F(1.25))
+            gap = _F(gap * _F(2.0) + _F(1e-38))
+            if not -_BIG < at < _BIG or turn > 40:
+                has_low, has_high = True, True
+                at = _F(0.0) if low < _F(0.0) < high else _F(low * _F(0.5) + high * _F(0.5))
+
+
+@_jit
+def _write_row(values: Floats, threshold: np.float32, keep: Bytes) -> None:
+    for i in range(values.shape[0]):
+        keep[i] = np.uint8(1) if values[i] > threshold else np.uint8(0)
+
+
+@_jit
+def _keep_ties(values: Floats, threshold: np.float32, keep: Bytes, stay: int) -> None:
+    """Keep the last `stay` of the values that equal the threshold."""
+    i = values.shape[0] - 1
+    while stay > 0:
+        if values[i] == threshold:
+            keep[i] = np.uint8(1)
+            stay -= 1
+        i -= 1
+
+
+@_jit
+def keep_in_rows(values: Floats, dropped: int, keep: Bytes) -> None:
+    """Drop exactly `dropped` of each row.
+
+    Args:
+        values: (rows, columns), contiguous, finite.
+        dropped: From 1 to columns - 1.
+        keep: (rows, columns), written.
+    """
+    rows, columns = values.shape
+    guess = _F(0.0)
+    for i in range(columns):
+        guess += abs(values[0, i]) / _F(columns)
+    gap = _F(guess / _F(columns))
+    for row in range(rows):
+        threshold, count, gap = _threshold(values[row], dropped, _F(guess), _F(gap))
+        guess = _F(threshold)
+        _write_row(values[row], _F(threshold), keep[row])
+        if count > dropped:
+            _keep_ties(values[row], _F(threshold), keep[row], count - dropped)
+
+
+@_jit
+def _write_three(values: Floats, low: np.float32, high: np.float32, keep: Bytes) -> int:
+    """Write 0 for what is below the bounds, 1 within, 2 above; return how many are below."""
+    below = 0
+    for start in range(0, values.shape[0], 4096):
+        part = values[start : start + 4096]
+        out = keep[start : start + 4096]
+        count: Any = np.int32(0)
+        for i in range(part.shape[0]):
+            is_low = np.uint8(1) if part[i] < low else np.uint8(0)
+            is_high = np.uint8(1) if part[i] > high else np.uint8(0)
+            out[i] = np.uint8(1) + is_high - is_low
+            count += np.int32(is_low)
+        below += count
+    return below
+
+
+@_jit
+def _places_of_ones(keep: Bytes, places: NDArray[np.int64]) -> int:
+    """Write down where the ones are, and turn 2 into 1 and 1 into 0 on the way.
+
+    Returns:
+        How many ones there were; only as many places as fit are written.
+    """
+    found = 0
+    whole = keep.shape[0] // 8
+    words = keep[: whole * 8].view(np.uint64)
+    ones = np.uint64(0x0101010101010101)
+    for word in range(whole + 1):
+        start = word * 8
+        stop = min(start + 8, keep.shape[0])
+        if word == whole or (words[word] & ones) != np.uint64(0):
+            for i in range(start, stop):
+                if keep[i] == np.uint8(1):
+                    if found < places.shape[0]:
+                        places[found] = i
+                    found += 1
+                keep[i] >>= np.uint8(1)
+        else:
+            words[word] >>= np.uint64(1)
+    return found
+
+
+def keep_in_matrix(values: Floats, dropped: int, keep: Bytes) -> None:
+    """Drop exactly `dropped` of all values.
+
+    A sample bounds the threshold closely; only what lies within the bounds is looked at again.
+
+    Args:
+        values: (count,), contiguous, finite.
+        dropped: From 1 to count - 1.
+        keep: (count,), written.
+    """
+    low, high = _bounds(values, dropped)
+    below = int(_write_three(values, low, high, keep))
+    places = np.empty(values.shape[0] // 16 + 1024, np.int64)
+    found = int(_places_of_ones(keep, places))
+    if found <= places.shape[0] and below < dropped <= below + found:
+        places = places[:found]
+        keep[places] = _by_partition(values[places], dropped - below)
+    else:  # the sample misled
+        keep[:] = _by_partition(values, dropped)
+
+
+def _by_partition(values: Floats, dropped: int) -> NDArray[np.bool_]:
+    """Return which values stay, by numpy's selection."""
+    threshold = np.partition(values, dropped - 1)[dropped - 1]
+    keep: NDArray[np.bool_] = values > threshold
+    stay = len(values) - dropped - int(keep.sum())
+    if stay:
+        keep[np.flatnonzero(values == threshold)[-stay:]] = True
+    return keep
+
+
+def _bounds(values: Floats, dropped: int) -> tuple[np.float32, np.float32]:
+    """Return two numbers between which the threshold almost certainly lies."""
+    step = values.shape[0] // _SAMPLE | 1  # odd, so that it meets every column of 2**n
+    sample = np.sort(values[::step])
+    share = dropped / values.shape[0]
+    # Seven standard deviations of a sampled rank, and a little for small samples.
+    margin = 7.0 * np.sqrt(len(sample) * share * (1.0 - share)) + 8.0
+    first, last = int(share * len(sample) - margin), int(share * len(sample) + margin)
+    low = sample[first] if first >= 0 else -_BIG
+    high = sample[last] if last < len(sample) else _BIG
+    return low, high
+
+
+@_jit
+def keep_in_fours(values: Floats, kept: int, keep: Bytes) -> None:
+    """Keep `kept` of each four neighbours, by the six comparisons among them.
+
+    Args:
+        values: (count,), count divisible by 4, contiguous.
+        kept: From 1 to 3.
+        keep: (count,), written.
+    """
+    words = keep.view(np.uint32)
+    need = np.int32(4 - kept)  # how many of the others one must beat to stay
+    for j in range(words.shape[0]):
+        a, b, c, d = values[4 * j], values[4 * j + 1], values[4 * j + 2], values[4 * j + 3]
+        ab, ac, ad = np.int32(a > b), np.int32(a > c), np.int32(a > d)
+        bc, bd, cd = np.int32(b > c), np.int32(b > d), np.int32(c > d)
+        words[j] = (
+            np.uint32(ab + ac + ad >= need)
+            | (np.uint32(bc + bd - ab + 1 >= need) << np.uint32(8))
+            | (np.uint32(cd - ac - bc + 2 >= need) << np.uint32(16))
+            | (np.uint32(3 - ad - bd - cd >= need) << np.uint32(24))
+        )
+
+
+@_jit
+def keep_in_blocks(values: Floats, block: int, kept: int, keep: Bytes) -> None:
+    """Keep `kept` of each `block` neighbours.
+
+    Args:
+        values: (count,), count divisible by `block`, contiguous.
+        block: Neighbours that are compared.
+        kept: From 1 to block - 1.
+        keep: (count,), written.
+    """
+    need = np.int32(block - kept)
+    lanes = 64  # blocks side by side, so that comparisons are vectorised over them
+    columns = np.empty((block, lanes), np.float32)
+    beaten = np.empty((block, lanes), np.int32)
+    count = values.shape[0] // block
+    for first in range(0, count, lanes):
+        here = min(lanes, count - first)
+        for lane in range(here):
+            for i in range(block):
+                columns[i, lane] = values[(first + lane) * block + i]
+        beaten[:] = np.int32(0)
+        for i in range(block):
+            left, wins = columns[i], beaten[i]
+            for j in range(i + 1, block):
+                right, losses = columns[j], beaten[j]
+                for lane in range(lanes):
+                    # Of equals the right one stays.
+                    won = np.int32(1) if left[lane] > right[lane] else np.int32(0)
+                    wins[lane] += won
+                    losses[lane] += np.int32(1) - won
+        for lane in range(here):
+            for i in range(block):
+                stays = beaten[i, lane] >= need
+                keep[(first + lane) * block + i] = np.uint8(1) if stays else np.uint8(0)
+
+
+def compile_all() -> float:
+    """Compile every kernel now, and return the seconds that it took."""
+    start = time.perf_counter()
+    values = np.arange(8, dtype=np.float32).reshape(1, 8)
+    keep = np.empty((1, 8), np.uint8)
+    keep_in_rows(values, 4, keep)
+    keep_in_matrix(values[0], 4, keep[0])
+    keep_in_fours(values[0], 2, keep[0])
+    keep_in_blocks(values[0], 8, 4, keep[0])
+    return time.perf_counter() - start

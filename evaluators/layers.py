@@ -1,0 +1,164 @@
+"""Which matrices of a language model are pruned: found by what modules are, never by their names.
+
+Decoder layers are the modules that transformers itself marks as such; inside them every linear
+layer is pruned, however the family stores it: `nn.Linear` (out, in), GPT-2's `Conv1D` (in, out),
+and experts fused into one three-dimensional parameter (expert, out, in).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
+
+from autoproxy.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One matrix that can be pruned, seen as (out, in) whatever the model's storage.
+
+    Attributes:
+        module: The module that computes with it.
+        parameter: The model's own parameter, of which it is a view.
+        turned: Whether the parameter is stored as (in, out).
+        expert: Which expert's of a fused parameter (expert, out, in), None for the others.
+    """
+
+    module: nn.Module
+    parameter: nn.Parameter
+    turned: bool = False
+    expert: int | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The live weight, (out, in), without gradients; writing to it changes the model."""
+        return self.view(self.parameter.detach())
+
+    @property
+    def out_features(self) -> int:
+        """How many outputs it has."""
+        return self.weight.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """How many inputs it reads."""
+        return self.weight.shape[1]
+
+    def view(self, like: Tensor) -> Tensor:
+        """Return this layer's part of what is shaped as the parameter, such as its gradient."""
+        part = like if self.expert is None else like[self.expert]
+        return part.T if self.turned else part
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the decoder layers of a model, first to last.
+
+    Raises:
+        ModelError: There are none that transformers marks as such, or more than one stack.
+    """
+    return _stack(model)[1]
+
+
+def prunable(model: PreTrainedModel) -> dict[str, Layer]:
+    """Return every matrix inside the decoder layers that can be pruned, by dotted name, in order.
+
+    Raises:
+        ModelError: There is none, or one shares its weight with a parameter elsewhere, which
+            pruning would change too.
+    """
+    root, stack = _stack(model)
+    found: dict[str, Layer] = {}
+    for name, module in stack.named_modules():
+        for suffix, layer in _layers_of(module):
+            found[f"{root}.{name}{suffix}"] = layer
+    if not found:
+        raise ModelError(f"the model has no linear layer in {root}; nothing can be pruned")
+    _refuse_shared(model, found)
+    return found
+
+
+def skipped(model: PreTrainedModel) -> dict[str, str]:
+    """Return the parameters with two dimensions or more that stay dense, each with the reason."""
+    root, stack = _stack(model)
+    taken = {id(layer.parameter) for layer in prunable(model).values()}
+    reasons = {}
+    for name, parameter in stack.named_parameters():
+        if parameter.ndim >= 2 and id(parameter) not in taken:
+            owner = stack.get_submodule(name.rpartition(".")[0])
+            reasons[f"{root}.{name}"] = _why(owner, parameter)
+    return reasons
+
+
+def weights_of(layers: Mapping[str, Layer]) -> dict[str, Tensor]:
+    """Return the live weights of layers, (out, in) each, without gradients."""
+    return {name: layer.weight for name, layer in layers.items()}
+
+
+def _stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    stacks = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module)
+        and all(isinstance(layer, GradientCheckpointingLayer) for layer in module)
+    ]
+    if len(stacks) == 1:
+        return stacks[0]
+    family = model.config.model_type
+    if not stacks:
+        raise ModelError(
+            f"the family {family!r} has no decoder layers that transformers marks as such, so it "
+            "is not supported; give a causal language model such as LLaMA, Qwen, Gemma or GPT-2"
+        )
+    names = ", ".join(name for name, _ in stacks)
+    raise ModelError(
+        f"the family {family!r} has several stacks of layers ({names}), so it is not supported; "
+        "give a causal language model with one"
+    )
+
+
+def _layers_of(module: nn.Module) -> Iterator[tuple[str, Layer]]:
+    if isinstance(module, nn.Linear) and module.out_features > 1:
+        yield "", Layer(module, module.get_parameter("weight"))
+    elif isinstance(module, Conv1D):
+        yield "", Layer(module, module.get_parameter("weight"), turned=True)
+    elif is_experts(module):
+        for name, parameter in module.named_parameters(recurse=False):
+            for expert in range(len(parameter)):
+                yield f".{name}.{expert}", Layer(module, parameter, expert=expert)
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Return whether a module holds experts as (expert, out, in), and nothing else."""
+    parameters = dict(module.named_parameters(recurse=False))
+    return (
+        {"gate_up_proj", "down_proj"} == set(parameters)
+        and all(parameter.ndim == 3 for parameter in parameters.values())
+        and not getattr(module, "is_transposed", False)
+    )
+
+
+def _why(owner: nn.Module, parameter: nn.Parameter) -> str:
+    if isinstance(owner, nn.Linear):
+        return "one output: a gate"
+    if parameter.ndim == 3:
+        return f"experts stored as {type(owner).__name__} does are not supported"
+    return f"{type(owner).__name__} is no linear layer"
+
+
+def _refuse_shared(model: PreTrainedModel, found: Mapping[str, Layer]) -> None:
+    """Raise where a parameter under another name has the memory of a layer's."""
+    homes = {module: name for name, module in model.named_modules()}
+    owned: dict[int, tuple[str, str]] = {}  # address: (layer, its parameter's name)
+    for layer_name, layer in found.items():
+        own = next(n for n, p in layer.module.named_parameters() if p is layer.parameter)
+        owned[layer.parameter.data_ptr()] = (layer_name, f"{homes[layer.module]}.{own}")
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        layer_name, own = owned.get(parameter.data_ptr(), ("", name))
+        if name != own:
+            raise ModelError(
+                f"{layer_name} shares its weight with {name}; it cannot be pruned alone"
+            )

@@ -1,0 +1,189 @@
+"""Every family: what is pruned, its statistics, masks, logits, and what is saved and loaded."""
+
+import copy
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from evaluators.layers import is_experts, prunable, skipped, weights_of
+from evaluators.masks import Unstructured, applied, keep_mask
+from evaluators.models import LoadedModel
+from evaluators.perplexity import block_losses
+from evaluators.statistics import collect
+from tests.evaluators.families import FAMILIES, model_of_family
+from tests.evaluators.tiny import save, state
+
+BLOCKS, LENGTH = 2, 24
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return model_of_family(request.param)
+
+
+def blocks() -> Tensor:
+    draw = torch.Generator().manual_seed(5)
+    return torch.randint(2, 250, (BLOCKS, LENGTH), generator=draw)
+
+
+def loaded(model: PreTrainedModel) -> LoadedModel:
+    return LoadedModel(model, None, "tiny", "0" * 32, model.config.model_type)
+
+
+def test_every_matrix_of_the_decoder_is_pruned_or_listed(model: PreTrainedModel) -> None:
+    """Counted by dimensions alone: nothing of two or more is forgotten, nothing counted twice."""
+    layers = prunable(model)
+    inside = [
+        p
+        for name, p in model.named_parameters()
+        if p.ndim >= 2 and any(f"{stack}.{i}." in name for stack in ("layers", "h") for i in (0, 1))
+    ]
+    left = sum(model.get_parameter(name).numel() for name in skipped(model))
+    assert sum(layer.weight.numel() for layer in layers.values()) + left == sum(
+        p.numel() for p in inside
+    )
+    assert all("gate" in name or "router" in name for name in skipped(model))
+    experts = [name for name, layer in layers.items() if layer.expert is not None]
+    assert len(experts) == (16 if "experts" in str(model) else 0)
+
+
+def test_a_layer_is_seen_as_outputs_by_inputs(model: PreTrainedModel) -> None:
+    for layer in prunable(model).values():
+        if isinstance(layer.module, nn.Linear):
+            assert layer.weight.shape == layer.module.weight.shape
+        elif isinstance(layer.module, Conv1D):
+            assert layer.weight.shape[0] == layer.module.nf
+        x = torch.randn(3, layer.in_features)
+        assert nn.functional.linear(x, layer.weight).shape == (3, layer.out_features)
+
+
+class Recorder(nn.Module):
+    """Stands in for a module and writes down what it is called with and what it answers."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.calls: list[tuple[tuple[Tensor, ...], Tensor]] = []
+
+    def forward(self, *args: Tensor) -> Tensor:
+        result: Tensor = self.inner(*args)
+        self.calls.append((args, result))
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)
+
+
+def recorded(model: PreTrainedModel) -> dict[str, Recorder]:
+    """Replace each computing module of a copy by a recorder, and run the blocks."""
+    model = copy.deepcopy(model).double()
+    recorders = {}
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear | Conv1D) or is_experts(module):
+            parent, _, leaf = name.rpartition(".")
+            recorders[name] = Recorder(module)
+            setattr(model.get_submodule(parent), leaf, recorders[name])
+    with torch.no_grad():
+        for block in blocks():
+            model(block.unsqueeze(0), use_cache=False)
+    return recorders
+
+
+def norms_of(recorder: Recorder, expert: int | None, part: str) -> tuple[Tensor, Tensor]:
+    """Return the input and output norm of one matrix from what its module was called with."""
+    x, y = 0.0, 0.0
+    for args, result in recorder.calls:
+        inputs, outputs = args[0], result
+        if expert is not None:
+            inputs, outputs = _of_expert(recorder.inner, args, expert, part)
+        x = x + inputs.reshape(-1, inputs.shape[-1]).square().sum(dim=0)
+        y = y + outputs.reshape(-1, outputs.shape[-1]).square().sum(dim=0)
+    assert isinstance(x, Tensor)
+    assert isinstance(y, Tensor)
+    return (x / BLOCKS).sqrt(), (y / BLOCKS).sqrt()
+
+
+def _of_expert(
+    module: nn.Module, args: tuple[Tensor, ...], expert: int, part: str
+) -> tuple[Tensor, Tensor]:
+    """Compute one expert token by token, from the routing alone."""
+    states, chosen = args[0], args[1]
+    gate_up, down = module.get_parameter("gate_up_proj"), module.get_parameter("down_proj")
+    tokens = [t for t in range(len(states)) if expert in chosen[t].tolist()]
+    x = states[tokens]
+    middle = x @ gate_up[expert].T
+    if part == "gate_up_proj":
+        return x, middle
+    gate, up = middle.chunk(2, dim=-1)
+    hidden = module.get_submodule("act_fn")(gate) * up
+    return hidden, hidden @ down[expert].T
+
+
+def test_norms_of_inputs_and_outputs_are_those_that_flow(model: PreTrainedModel) -> None:
+    found = collect(loaded(model), blocks(), ["x_norm", "y_norm"])
+    recorders = recorded(model)
+    for name, layer in prunable(model).items():
+        owner, part = name, ""
+        if layer.expert is not None:
+            owner, part, _ = name.rsplit(".", 2)
+        x, y = norms_of(recorders[owner], layer.expert, part)
+        for key, right in (("x_norm", x), ("y_norm", y)):
+            ours = found[name][key].double().flatten()
+            torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5 * float(right.max()))
+
+
+def test_gradients_are_those_of_the_mean_loss(model: PreTrainedModel) -> None:
+    found = collect(loaded(model), blocks()[:1], ["g", "g_norm", "g_region"])
+    twin = copy.deepcopy(model).double()
+    layers = prunable(twin)
+    for layer in layers.values():
+        layer.parameter.requires_grad_(requires_grad=True)
+    logits = twin(blocks()[:1]).logits[0, :-1].log_softmax(dim=-1)
+    loss = -logits[torch.arange(LENGTH - 1), blocks()[0, 1:]].mean()
+    parameters = list({id(layer.parameter): layer.parameter for layer in layers.values()}.values())
+    gradients = dict(zip(map(id, parameters), torch.autograd.grad(loss, parameters), strict=True))
+    for name, layer in layers.items():
+        right = layer.view(gradients[id(layer.parameter)])
+        assert found[name]["g"].shape == layer.weight.shape == found[name]["g_region"].shape
+        torch.testing.assert_close(
+            found[name]["g"].double(), right, rtol=1e-3, atol=1e-4 * float(right.abs().max())
+        )
+        torch.testing.assert_close(found[name]["g_norm"], found[name]["g"].abs())
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+
+
+def half_masks(model: PreTrainedModel) -> dict[str, Tensor]:
+    half = Unstructured(Fraction(1, 2))
+    return {n: keep_mask(w.abs(), half, "row") for n, w in weights_of(prunable(model)).items()}
+
+
+def test_masked_logits_survive_saving_and_loading(model: PreTrainedModel, tmp_path: Path) -> None:
+    before = state(model)
+    with applied(weights_of(prunable(model)), half_masks(model)):
+        zeros = sum(int((w == 0).sum()) for w in weights_of(prunable(model)).values())
+        total = sum(w.numel() for w in weights_of(prunable(model)).values())
+        assert zeros == total // 2
+        pruned = model(blocks()[:1]).logits
+        save(tmp_path, model)
+    assert state(model) == before
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path, experts_implementation="eager", dtype=torch.float32
+    )
+    assert torch.equal(again(blocks()[:1]).logits, pruned)
+    assert not torch.allclose(model(blocks()[:1]).logits, pruned)
+
+
+def test_losses_are_transformers_own(model: PreTrainedModel) -> None:
+    for block, ours in zip(blocks(), block_losses(model, blocks()), strict=True):
+        ids = block.unsqueeze(0)
+        assert math.isclose(ours, float(model(ids, labels=ids).loss), rel_tol=1e-5)
