@@ -51,7 +51,7 @@ class PruningConfig:
     dtype: str = "float32"
     length: int | None = None
     calibration_blocks: int = 16
-    validation_blocks: int = 4
+    validation_blocks: int = 8
     confirm_blocks: int = 24
     text_blocks: int | None = None
 

@@ -40,15 +40,15 @@ class SearchConfig:
     evaluations: float = 120.0
     minutes: float | None = None
     strategy: str = "evolve"
-    population: int = 32
-    batch: int = 48
-    first_batch: int = 144
-    crossover: float = 0.5
+    population: int = 16
+    batch: int = 32
+    first_batch: int = 96
+    crossover: float = 0.4
     immigrants: float = 0.1
-    tournament: int = 3
+    tournament: int = 2
     tries: int = 8
     selection: str = "nsga2"
-    promote: float = 0.34
+    promote: float = 0.1
     finalists: int = 10
     seeds: bool = False
 
