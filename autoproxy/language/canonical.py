@@ -113,10 +113,12 @@ def _peel(node: Expression, blind: frozenset[Kind]) -> Expression | None:
     if not node.operands:
         return None
     first = node.operands[0]
-    if CATALOG[node.head].increasing == "nonnegative" and nonnegative(first):
-        return first
-    if node.head == "pow" and nonnegative(first) and (node.operands[1].value or 0) > 0:
-        return first
+    rises = CATALOG[node.head].increasing == "nonnegative"
+    if rises or (node.head == "pow" and (node.operands[1].value or 0) > 0):
+        if nonnegative(first):
+            return first
+        if node.head != "abs":  # the canonical form dropped the abs that these do not need
+            return Expression("abs", (first,))
     if node.head in _MATRIX_AFFINE and Kind.SCALAR in blind and kind_of(first) is Kind.WEIGHT:
         return first
     if node.head in _ROW_AFFINE and Kind.PER_OUTPUT in blind:
