@@ -381,15 +381,6 @@ def test_as_a_process_it_says_the_result_alone_on_standard_output(place: Place) 
     assert "Traceback" not in done.stderr
 
 
-def test_as_a_process_an_error_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
-    done = process("explain", "mul(abs(W), x_nrom)", "--results", tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("autoproxy: malformed expression at character 13")
-    assert "did you mean 'x_norm'?" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 # --- what the user can mend --------------------------------------------------------------------
 
 
