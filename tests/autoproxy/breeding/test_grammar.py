@@ -155,6 +155,9 @@ def test_full_trees_go_all_the_way_down_and_others_within_bounds(high: int) -> N
         full = sprout(grammar, stream(seed), low=high, high=high, full=True)
         assert set(leaf_depths(full)) == {high}
         low = seed % (high + 1)
+        level = leaf_depths(sprout(grammar, stream(seed), low=low, high=high, full=True))
+        assert low <= level[0] <= high
+        assert set(level) == {level[0]}
         grown = sprout(grammar, stream(seed), low=low, high=high, full=False)
         assert min(leaf_depths(grown)) >= low
         assert max(leaf_depths(grown)) <= high
