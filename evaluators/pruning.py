@@ -84,7 +84,7 @@ class PruningEvaluator:
         self._cache = cache
         self._notice = notice
         self._pattern = config.condition
-        self._texts = _read_texts(config)
+        self._texts = _read_texts(config, "calibration", "text")
         self._loaded = load_model(config.model, device=config.device, dtype=config.dtype)
         self._length = config.sequence_length(self._loaded.max_length)
         self._layers = prunable(self._loaded.model)
@@ -149,8 +149,8 @@ class PruningEvaluator:
         return {
             **self._shared_protocol(),
             "seed": self._config.seed,
-            "validation": self._texts["validation"].name,
-            "validation_hash": self._texts["validation"].sha256,
+            "validation": self._validation_text.name,
+            "validation_hash": self._validation_text.sha256,
             "validation_blocks": self._config.validation_blocks,
             "validation_windows": "drawn with the seed",
             "confirm_blocks": self._config.confirm_blocks,
@@ -285,6 +285,11 @@ class PruningEvaluator:
         return self._loaded
 
     @cached_property
+    def _validation_text(self) -> Text:
+        """The text of the search, which a single metric's value on the report text needs not."""
+        return _read_texts(self._config, "calibration", "validation", "text")["validation"]
+
+    @cached_property
     def _references(self) -> Reference:
         return Reference(self._loaded.model, self._validation[: self._config.validation_blocks])
 
@@ -311,7 +316,7 @@ class PruningEvaluator:
 
     def _blocks(self, role: str, count: int, seed: int | None = None) -> Tensor:
         return blocks(
-            self._texts[role],
+            self._validation_text if role == "validation" else self._texts[role],
             self._loaded.tokenizer,
             length=self._length,
             count=count,
@@ -426,12 +431,9 @@ class PruningEvaluator:
         return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
 
 
-def _read_texts(config: PruningConfig) -> dict[str, Text]:
-    texts = {
-        "calibration": read_text(config.calibration),
-        "validation": read_text(config.validation),
-        "text": read_text(config.text),
-    }
+def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text]:
+    """Return the texts of some roles, which may not overlap."""
+    texts = {role: read_text(getattr(config, role)) for role in roles}
     refuse_overlap(texts)
     return texts
 
