@@ -222,7 +222,7 @@ def _report_table(rows: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]
     for row in rows:
         half = "" if row["interval"] is None else f" ± {row['interval']:.2g}"
         style = "bold" if row["role"] == "discovered" else None
-        name = escape(row["name"])
+        name = "random search" if row["role"] == "random-search" else escape(row["name"])
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
         table.add_row(
             name,

@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 
 from autoproxy.cli import main
+from autoproxy.commands.progress import Clock
 from autoproxy.commands.workspace import to_toml
 from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
@@ -721,12 +722,26 @@ def test_a_run_that_is_still_running(place: Place, run: Run, copy: Path) -> None
         pass
 
 
-def test_a_budget_that_measures_nothing_in_full(place: Place, run: Run, tmp_path: Path) -> None:
+def test_the_smallest_budget_measures_one_candidate_in_full(
+    place: Place, run: Run, tmp_path: Path
+) -> None:
     path = tmp_path / "small.toml"
     tables = {"search": {**SEARCH, "evaluations": 1.0}, "evaluator": place.options}
     path.write_text(to_toml(tables), encoding="utf-8")
+    said = run("search", "--config", path, "--results", tmp_path / "r", "--json")
+    assert said.code == 0, said
+    assert json.loads(said.out)["winner"]["text"]
+
+
+def test_a_time_too_short_to_measure_anything_in_full(
+    place: Place, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Clock, "seconds", property(lambda _: 3600.0))
+    path = tmp_path / "short.toml"
+    tables = {"search": {**SEARCH, "minutes": 1.0}, "evaluator": place.options}
+    path.write_text(to_toml(tables), encoding="utf-8")
     said = run("search", "--config", path, "--results", tmp_path / "r")
-    refused(said, "measured nothing in full with 1 evaluations", "--evaluations")
+    refused(said, "measured nothing in full", "--evaluations", "--minutes")
 
 
 def test_a_run_whose_summary_was_garbled(run: Run, copy: Path) -> None:

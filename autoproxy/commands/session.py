@@ -278,7 +278,7 @@ class _Run:
         if not chosen:
             raise ConfigError(
                 f"the search measured nothing in full with {state.spent:g} evaluations; give it "
-                "more: --evaluations"
+                "more: --evaluations or --minutes"
             )
         clock = Clock()
         losses: dict[str, tuple[float, ...]] = {}

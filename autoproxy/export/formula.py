@@ -14,7 +14,9 @@ _ATOM = 5
 
 
 def to_infix(expression: Expression) -> str:
-    """Return readable text that `parse` reads back to the same expression.
+    """Return readable text that `parse` reads back to an expression of the same bits.
+
+    It is the same tree but for powers, which are of absolute values: `abs(W) ** 2.5` says so.
 
     >>> from autoproxy.language.parse import parse
     >>> to_infix(parse("mul(abs(W), div(pow(x_norm, 0.5), add(y_norm, 1)))"))
@@ -31,7 +33,8 @@ def _infix(node: Expression) -> tuple[str, int]:
         return node.head, _ATOM
     if node.head == "pow":
         base, exponent = node.operands
-        return f"{_wrapped(base, _ATOM)} ** {exponent}", _POWER
+        shown = _wrapped(base, _ATOM) if nonnegative(base) else f"abs({to_infix(base)})"
+        return f"{shown} ** {exponent}", _POWER
     if node.head not in _INFIX:
         return f"{node.head}({', '.join(map(to_infix, node.operands))})", _ATOM
     sign, tightness = _INFIX[node.head]
