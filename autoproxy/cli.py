@@ -41,7 +41,10 @@ ReportText = Annotated[
 ]
 Sparsity = Annotated[str | None, typer.Option(help="Share of the weights to drop, such as 0.5.")]
 Pattern = Annotated[str | None, typer.Option(help="KEEP:BLOCK instead of a sparsity, such as 2:4.")]
-Group = Annotated[str | None, typer.Option(help="Where importances are compared: row or matrix.")]
+Group = Annotated[
+    str | None,
+    typer.Option(help="Where importances are compared: row, matrix, layer, model or columns:N."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]

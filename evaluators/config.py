@@ -28,7 +28,7 @@ class PruningConfig:
         text: Sources of the text of the report, which no search sees.
         sparsity: Share of the weights to drop, such as `0.5`; or
         pattern: `KEEP:BLOCK`, such as `2:4`. Where neither is said, half is dropped.
-        group: Where importances are compared: `row` or `matrix`.
+        group: Where importances are compared: `row`, `matrix`, `layer`, `model` or `columns:N`.
         seed: Of the calibration draw.
         device: `cpu`, `cuda`, ...
         dtype: Of the model's numbers; importances are computed in float32.

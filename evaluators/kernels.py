@@ -1,7 +1,7 @@
 """Compiled loops that choose which weights stay: exact, one thread, near the speed of memory.
 
-Numba compiles them on first use, once a process, in a few seconds; where it is not installed, or
-numbers are not float32 on a CPU, `evaluators.masks` does the same with torch.
+Numba compiles them on first use, in a few seconds, and keeps what it made; where it is not
+installed, or numbers are not float32 on a CPU, `evaluators.masks` does the same with torch.
 
 Masks are bytes here, 1 = keep. Ties are dropped from the left, as `evaluators.masks` says.
 """
@@ -30,7 +30,7 @@ _SAMPLE = 65_536
 
 def _jit(loop: Any) -> Any:
     """Compile a loop when it is first called; without Numba it is never called."""
-    return njit(nogil=True)(loop) if AVAILABLE else loop
+    return njit(nogil=True, cache=True)(loop) if AVAILABLE else loop
 
 
 @_jit

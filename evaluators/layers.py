@@ -5,7 +5,7 @@ layer is pruned, however the family stores it: `nn.Linear` (out, in), GPT-2's `C
 and experts fused into one three-dimensional parameter (expert, out, in).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -90,6 +90,26 @@ def skipped(model: PreTrainedModel) -> dict[str, str]:
             owner = stack.get_submodule(name.rpartition(".")[0])
             reasons[f"{root}.{name}"] = _why(owner, parameter)
     return reasons
+
+
+def compared(model: PreTrainedModel, names: Iterable[str], group: str) -> list[list[str]]:
+    """Return the names of layers in sets that are compared together.
+
+    Args:
+        model: Whose layers they are.
+        names: Of its prunable layers, in order.
+        group: `layer` for all of a decoder layer, `model` for all; every other for each alone.
+    """
+    if group == "model":
+        return [list(names)]
+    if group != "layer":
+        return [[name] for name in names]
+    root = _stack(model)[0]
+    sets: dict[str, list[str]] = {}
+    for name in names:
+        number = name.removeprefix(f"{root}.").partition(".")[0]
+        sets.setdefault(number, []).append(name)
+    return list(sets.values())
 
 
 def weights_of(layers: Mapping[str, Layer]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,11 @@ from torch import Tensor
 from autoproxy.errors import ConfigError, unknown_name
 from evaluators import kernels
 
-GROUPS = ("row", "matrix")
+GROUPS = ("row", "matrix", "layer", "model")
+"""Where importances are compared, beside `columns:N`: blocks of N inputs over all outputs."""
+
+SPANNING = frozenset({"layer", "model"})
+"""Groups of several matrices: all of a decoder layer, all of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +87,41 @@ def parse_pattern(sparsity: str | float | None, pattern: str | None) -> Pattern:
 
 def check_group(group: str) -> str:
     """Return `group`, or raise a ConfigError that names the nearest."""
-    if group not in GROUPS:
-        raise ConfigError(unknown_name("group", group, GROUPS))
+    if group.startswith("columns"):
+        if not _COLUMNS.fullmatch(group):
+            raise ConfigError(f"group {group!r} is not columns:N with N >= 1, such as columns:128")
+    elif group not in GROUPS:
+        raise ConfigError(unknown_name("group", group, (*GROUPS, "columns:128")))
     return group
 
 
-def check_fits(pattern: Pattern, layers: Mapping[str, Tensor]) -> None:
+_COLUMNS = re.compile(r"columns:[1-9][0-9]{0,6}")
+
+
+def columns_of(group: str) -> int | None:
+    """Return the inputs in a block of columns, None for another group.
+
+    >>> columns_of("columns:128"), columns_of("row")
+    (128, None)
+    """
+    return int(group.partition(":")[2]) if group.startswith("columns") else None
+
+
+def check_fits(pattern: Pattern, group: str, layers: Mapping[str, Tensor]) -> None:
     """See that blocks divide the inputs of every layer.
 
     Raises:
         ConfigError: They do not; the message names the first such layer and its inputs.
     """
-    if isinstance(pattern, Unstructured):
+    block = pattern.block if isinstance(pattern, NM) else columns_of(group)
+    what = f"pattern {pattern}" if isinstance(pattern, NM) else f"group {group}"
+    if block is None:
         return
     for name, weight in layers.items():
-        if weight.shape[1] % pattern.block:
+        if weight.shape[1] % block:
             raise ConfigError(
-                f"pattern {pattern} needs inputs that {pattern.block} divides, but {name} has "
-                f"{weight.shape[1]}; choose another block or a sparsity"
+                f"{what} needs inputs that {block} divides, but {name} has {weight.shape[1]}; "
+                "choose another block or a sparsity per row"
             )
 
 
@@ -111,7 +133,8 @@ def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
     Args:
         importance: (d_out, d_in), finite.
         pattern: How many are dropped.
-        group: `row` or `matrix`; N:M compares within its blocks whatever the group.
+        group: `row`, `matrix` or `columns:N`; N:M compares within its blocks whatever the
+            group. Groups of several matrices are `keep_masks`'s.
 
     Returns:
         (d_out, d_in) bool, True = keep; exactly the asked count is False in each group.
@@ -120,6 +143,9 @@ def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
     >>> keep_mask(scores, Unstructured(Fraction(1, 4)), "row").tolist()
     [[True, False, True, True]]
     """
+    columns = columns_of(group)
+    if columns and isinstance(pattern, Unstructured):
+        return _keep_in_columns(importance, pattern, columns)
     if kernels.AVAILABLE and importance.device.type == "cpu" and importance.dtype == torch.float32:
         return _keep_compiled(importance, pattern, group)
     rows, columns = importance.shape
@@ -130,6 +156,24 @@ def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
         flat = importance.reshape(1, -1)
         return _keep_top(flat, pattern.dropped(rows * columns)).reshape(rows, columns)
     return _keep_top(importance, pattern.dropped(columns))
+
+
+def keep_masks(importances: Mapping[str, Tensor], pattern: Unstructured) -> dict[str, Tensor]:
+    """Return the masks that keep the most important weights of several matrices together.
+
+    Ties are dropped first matrix first, then as in `keep_mask`.
+
+    Args:
+        importances: (d_out, d_in) each, finite, in the order of the model.
+        pattern: How many of all of them are dropped.
+    """
+    together = torch.cat([values.reshape(1, -1) for values in importances.values()], dim=1)
+    mask = keep_mask(together, pattern, "matrix").reshape(-1)
+    parts = torch.split(mask, [values.numel() for values in importances.values()])
+    return {
+        name: part.reshape(values.shape)
+        for (name, values), part in zip(importances.items(), parts, strict=True)
+    }
 
 
 def mask_hash(packed: Iterable[NDArray[np.uint8]]) -> str:
@@ -180,6 +224,14 @@ def _nm(pattern: str) -> NM:
             "of four"
         )
     return NM(int(keep), int(block))
+
+
+def _keep_in_columns(importance: Tensor, pattern: Unstructured, columns: int) -> Tensor:
+    """Compare within blocks of columns, each over all rows."""
+    rows, count = importance.shape[0], importance.shape[1] // columns
+    blocks = importance.reshape(rows, count, columns).transpose(0, 1)
+    mask = keep_mask(blocks.reshape(count, rows * columns), pattern, "row")
+    return mask.reshape(count, rows, columns).transpose(0, 1).reshape(importance.shape)
 
 
 def _keep_compiled(importance: Tensor, pattern: Pattern, group: str) -> Tensor:

@@ -73,24 +73,36 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
     held, place = find_dtype(dtype), find_device(device)
     where, config = locate(source)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the view is ours
+    spoken = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what lacks is said below, once
     try:
         opened: Any = AutoModelForCausalLM.from_pretrained(
             where,
             dtype=held,
             experts_implementation="eager",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, in words of our own
         )
         tokenizer = AutoTokenizer.from_pretrained(where)
     except Exception as error:
+        said = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise ModelError(
-            f"model {source!r} cannot be loaded: {error}; give the folder of a complete Hugging "
+            f"model {source!r} cannot be loaded: {said}; give the folder of a complete Hugging "
             "Face causal language model, with weights and tokenizer"
         ) from error
+    finally:
+        logging.set_verbosity(spoken)
     model, report = opened
     if report["missing_keys"]:  # the library draws them at random
         raise ModelError(
             f"model {source!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}; "
             "give a folder that was saved whole"
+        )
+    if report["mismatched_keys"]:
+        key, found, wanted = min(report["mismatched_keys"])
+        raise ModelError(
+            f"model {source!r} does not fit its config.json: {key} is {tuple(found)} in the file "
+            f"and {tuple(wanted)} by the configuration; give a folder that was saved whole"
         )
     model.to(place)
     model.eval()

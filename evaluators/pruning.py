@@ -33,12 +33,16 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.program import Program
 from evaluators.behaviour import Probe, judge_orders, row_local
 from evaluators.config import PruningConfig
-from evaluators.layers import prunable, skipped, weights_of
+from evaluators.layers import compared, prunable, skipped, weights_of
 from evaluators.masks import (
     NM,
+    SPANNING,
+    Unstructured,
     applied,
     check_fits,
+    columns_of,
     keep_mask,
+    keep_masks,
     mask_hash,
     pack,
     unpack,
@@ -58,8 +62,6 @@ VERSION = 1
 MASK_CACHE_BYTES = 512 * 1024**2
 """Masks of the latest candidates that are kept as bits, between identity and measurement."""
 
-ROLES = ("calibration", "validation", "text")
-
 Masks = dict[str, NDArray[np.uint8]]
 
 
@@ -77,7 +79,8 @@ class PruningEvaluator:
         config: What to prune, how, on which texts.
         cache: Folder of the cache of statistics.
         notice: Told once when something was mended on the way, such as a corrupted cache.
-        roles: The texts that are read and kept apart: all, or those that will be asked for.
+        roles: The texts that are read at once and kept apart; that of the search is read when
+            something is searched.
     """
 
     def __init__(
@@ -86,13 +89,13 @@ class PruningEvaluator:
         *,
         cache: Path,
         notice: Callable[[str], None],
-        roles: Sequence[str] = ROLES,
+        roles: Sequence[str] = ("calibration", "text"),
     ) -> None:
         self._config = config
         self._cache = cache
         self._notice = notice
         self._pattern = config.condition
-        self._texts = _read_texts(config, roles)
+        self._texts = _read_texts(config, *roles)
         self._loaded = load_model(config.model, device=config.device, dtype=config.dtype)
         self._length = config.sequence_length(self._loaded.max_length)
         self._layers = prunable(self._loaded.model)
@@ -100,7 +103,9 @@ class PruningEvaluator:
         self._skipped = skipped(self._loaded.model)
         if self._skipped:
             notice(f"stay dense: {_in_words(self._skipped)}")
-        check_fits(self._pattern, self._weights)
+        check_fits(self._pattern, config.group, self._weights)
+        group = "block" if isinstance(self._pattern, NM) else config.group
+        self._sets = compared(self._loaded.model, self._layers, group)
         self._statistics: dict[int, Statistics] = {}
         self._masks: OrderedDict[str, Masks] = OrderedDict()
 
@@ -145,17 +150,18 @@ class PruningEvaluator:
 
     @property
     def blindness(self) -> Blindness:
-        """Orders within a row (or a block of it), or within a matrix."""
-        by_row = isinstance(self._pattern, NM) or self._config.group == "row"
-        return Blindness.ROW if by_row else Blindness.MATRIX
+        """Orders within a row (or a block of it), within a matrix, or over several."""
+        if isinstance(self._pattern, NM) or self._config.group == "row":
+            return Blindness.ROW
+        return Blindness.WHOLE if self._config.group in SPANNING else Blindness.MATRIX
 
     def protocol(self) -> dict[str, Any]:
         """Return everything that determines a value."""
         return {
             **self._shared_protocol(),
             "seed": self._config.seed,
-            "validation": self._texts["validation"].name,
-            "validation_hash": self._texts["validation"].sha256,
+            "validation": self._validation_text.name,
+            "validation_hash": self._validation_text.sha256,
             "validation_blocks": self._config.validation_blocks,
             "validation_windows": "drawn with the seed",
             "confirm_blocks": self._config.confirm_blocks,
@@ -191,15 +197,23 @@ class PruningEvaluator:
         for wanted in (True, False):
             chosen = [i for i, is_local in enumerate(local) if is_local is wanted]
             program = Program([expressions[i] for i in chosen])
-            for name in self._layers if chosen else ():
-                rows = self._sampled_rows(name)
-                inputs = self._inputs(name, program.terminals, self._config.seed)
-                if wanted:
-                    inputs = {k: v[rows] if v.shape[0] > 1 else v for k, v in inputs.items()}
-                for i, value in zip(chosen, program.run(inputs), strict=True):
-                    sample = value if wanted else value[rows]
-                    probes[i].see(self._grouped(sample))
+            for names in self._sets if chosen else ():
+                samples: list[list[Tensor]] = [[] for _ in chosen]
+                for name in names:
+                    for place, sample in enumerate(self._sample(program, name, local=wanted)):
+                        samples[place].append(sample)
+                for i, parts in zip(chosen, samples, strict=True):
+                    probes[i].see(self._grouped(parts))
         return [judge_orders(probe) for probe in probes]
+
+    def _sample(self, program: Program, name: str, *, local: bool) -> Iterator[Tensor]:
+        """Yield the sampled rows of each value of a program on one layer."""
+        rows = self._sampled_rows(name)
+        inputs = self._inputs(name, program.terminals, self._config.seed)
+        if local:
+            inputs = {k: v[rows] if v.shape[0] > 1 else v for k, v in inputs.items()}
+        for value in program.run(inputs):
+            yield value if local else value[rows]
 
     def identity(self, expression: Expression) -> str | Failed:
         """Return the hash of all masks that an importance decides, or why it decides none."""
@@ -359,6 +373,11 @@ class PruningEvaluator:
         return self._loaded
 
     @cached_property
+    def _validation_text(self) -> Text:
+        """The text of the search, which a single metric's value on the report text needs not."""
+        return _read_texts(self._config, "calibration", "validation", "text")["validation"]
+
+    @cached_property
     def _references(self) -> Reference:
         return Reference(self._loaded.model, self._validation[: self._config.validation_blocks])
 
@@ -385,7 +404,7 @@ class PruningEvaluator:
 
     def _blocks(self, role: str, count: int, seed: int | None = None) -> Tensor:
         return blocks(
-            self._texts[role],
+            self._validation_text if role == "validation" else self._texts[role],
             self._loaded.tokenizer,
             length=self._length,
             count=count,
@@ -436,16 +455,29 @@ class PruningEvaluator:
         return {name: found[name] for name in names | {"W"}}
 
     def _sampled_rows(self, layer: str) -> Tensor:
-        """Return eight rows of a layer, spread evenly: heads and channels differ along them."""
+        """Return eight rows of a layer, spread evenly: heads and channels differ along them.
+
+        Two where the whole model is compared at once, which bounds the memory of a batch.
+        """
         rows = self._weights[layer].shape[0]
-        count = min(8, rows)
+        count = min(2 if self._config.group == "model" else 8, rows)
         return torch.arange(count, device=self._weights[layer].device) * rows // count
 
-    def _grouped(self, sample: Tensor) -> Tensor:
-        """Return sampled rows as the groups that are compared, one a row."""
+    def _grouped(self, parts: list[Tensor]) -> Tensor:
+        """Return sampled rows as the groups that are compared, one a row.
+
+        Args:
+            parts: The sample of each matrix that is compared with the others.
+        """
+        columns = columns_of(self._config.group)
         if isinstance(self._pattern, NM):
-            return sample.reshape(-1, self._pattern.block)
-        return sample.reshape(1, -1) if self._config.group == "matrix" else sample
+            return parts[0].reshape(-1, self._pattern.block)
+        if columns:
+            blocks = parts[0].reshape(len(parts[0]), -1, columns).transpose(0, 1)
+            return blocks.reshape(-1, len(parts[0]) * columns)
+        if self._config.group == "row":
+            return parts[0]
+        return torch.cat([part.reshape(1, -1) for part in parts], dim=1)
 
     def _masks_of(self, expression: Expression) -> Masks | Failed:
         """Return the masks of the search's own calibration draw; the latest are kept."""
@@ -463,19 +495,32 @@ class PruningEvaluator:
     def _make_masks(self, expression: Expression, seed: int) -> Masks | Failed:
         program = Program([expression])
         masks: Masks = {}
-        for name, weight in self._weights.items():
-            (value,) = program.run(self._inputs(name, program.terminals, seed))
-            if not torch.isfinite(value).all():
-                return Failed(f"not finite on {name}")
-            importance = value.expand(weight.shape)
-            masks[name] = pack(keep_mask(importance, self._pattern, self._config.group))
+        for names in self._sets:
+            importances: dict[str, Tensor] = {}
+            for name in names:
+                (value,) = program.run(self._inputs(name, program.terminals, seed))
+                if not torch.isfinite(value).all():
+                    return Failed(f"not finite on {name}")
+                importances[name] = value.expand(self._weights[name].shape)
+            for name, mask in self._kept(importances).items():
+                masks[name] = pack(mask)
         return masks
+
+    def _kept(self, importances: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the masks of matrices that are compared together."""
+        if len(importances) > 1 and isinstance(self._pattern, Unstructured):
+            return keep_masks(importances, self._pattern)
+        return {
+            name: keep_mask(importance, self._pattern, self._config.group)
+            for name, importance in importances.items()
+        }
 
     def _unpacked(self, masks: Masks) -> dict[str, Tensor]:
         return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
 
 
-def _read_texts(config: PruningConfig, roles: Sequence[str]) -> dict[str, Text]:
+def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text]:
+    """Return the texts of some roles, which may not overlap."""
     texts = {role: read_text(getattr(config, role)) for role in roles}
     refuse_overlap(texts)
     return texts

@@ -57,6 +57,7 @@ ONLY_IN: Mapping[str, set[str]] = {
     "safetensors": {"evaluators"},
     "datasets": {"evaluators"},
     "numpy": {"evaluators"},
+    "numba": {"evaluators"},
     "filelock": {"autoproxy.commands"},
     "subprocess": {"autoproxy.commands", "evaluators"},
     "pickle": set(),

@@ -105,8 +105,9 @@ def test_it_works_far_from_the_checkout(environment: Path, tmp_path: Path) -> No
 def test_the_starter_model_comes_along(environment: Path, tmp_path: Path) -> None:
     code = (
         "import evaluators.models as m\n"
+        "from evaluators.layers import prunable\n"
         "loaded = m.load_model('starter', device='cpu', dtype='float32')\n"
-        "print(m.__file__, loaded.family, len(m.prunable(loaded.model)))"
+        "print(m.__file__, loaded.family, len(prunable(loaded.model)))"
     )
     where, family, count = call(environment, tmp_path, "python", "-c", code).split()
     assert where.startswith(str(environment))

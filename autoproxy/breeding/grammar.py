@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from deap import gp
 
+from autoproxy.errors import ConfigError
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import kind_of
@@ -48,7 +49,11 @@ _FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
 
 
 class Grammar:
-    """The words of one space, with one DEAP primitive for each signature of kinds."""
+    """The words of one space, with one DEAP primitive for each signature of kinds.
+
+    Raises:
+        ConfigError: No formula over these words has the space's root kind.
+    """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -60,6 +65,7 @@ class Grammar:
         self._weigh_primitives()
         self._add_terminals()
         self._steps = self._steps_to_finish()
+        self._drop_endless()
         self._terminal_share = self._share_of_terminals()
         self._finishing: dict[tuple[_KindType, int], list[gp.Primitive]] = {}
 
@@ -85,6 +91,13 @@ class Grammar:
         """
         steps = random.randint(low, high)  # noqa: S311 - lent by a named stream
         return list(self._grow(kind_type, steps, low, full=full))
+
+    def can_grow(self, kind_type: _KindType) -> bool:
+        """Return whether the words of the space make any value of a type.
+
+        A parent may have parts of other types: hand-made metrics use any primitive.
+        """
+        return kind_type in self._steps
 
     def type_of(self, kind: Kind) -> _KindType:
         """Return DEAP's type for `kind`."""
@@ -159,6 +172,19 @@ class Grammar:
                     steps[kind_type] = min(ways)
         return steps
 
+    def _drop_endless(self) -> None:
+        """Forget overloads that need a type which no words of this space make."""
+        for kind_type, overloads in self.set.primitives.items():
+            self.set.primitives[kind_type] = [
+                overload for overload in overloads if all(map(self.can_grow, overload.args))
+            ]
+        if not self.can_grow(_TYPES[self.space.root]):
+            raise ConfigError(
+                f"space {self.space.name!r}: no formula over its terminals and primitives is of "
+                f"its root kind {self.space.root.value}; add a terminal of that kind, or "
+                "primitives that lead to it"
+            )
+
     def _grow(self, kind_type: _KindType, steps: int, low: int, *, full: bool) -> Iterator[Node]:
         terminals = self.set.terminals[kind_type]
         if terminals and self._may_stop(kind_type, steps, low, full=full):
@@ -183,7 +209,6 @@ class Grammar:
             ways = [
                 (1 + max(self._steps[arg] for arg in overload.args), overload)
                 for overload in self.set.primitives[kind_type]
-                if all(arg in self._steps for arg in overload.args)
             ]
             limit = max(steps, min(way for way, _ in ways))
             fitting = [overload for way, overload in ways if way <= limit]

@@ -59,18 +59,23 @@ def mutate(grammar: Grammar, rng: random.Random, how: str, parent: Expression) -
 
 
 def _subtree(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
-    """Replace a random branch by a fresh one of one or two steps."""
+    """Replace a random branch by a fresh one of one or two steps.
 
-    def fresh(pset: gp.PrimitiveSetTyped, type_: type) -> list[Node]:
-        del pset  # DEAP hands it over; the grammar has it already
-        return grammar.generate(0, 2, type_, full=False)  # type: ignore[arg-type]  # ours
-
-    return gp.mutUniform(tree, expr=fresh, pset=grammar.set)[0]
+    DEAP's `mutUniform`, but for branches of types that the space has no words for.
+    """
+    places = [index for index, node in enumerate(tree) if grammar.can_grow(node.ret)]
+    index = random.choice(places)  # noqa: S311 - lent by a named stream
+    here = tree.searchSubtree(index)
+    tree[here] = grammar.generate(0, 2, tree[index].ret, full=False)
+    return tree
 
 
 def _point(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
     """Replace one node by another that takes the same operands."""
-    return gp.mutNodeReplacement(tree, grammar.set)[0]
+    try:
+        return gp.mutNodeReplacement(tree, grammar.set)[0]
+    except IndexError:  # a primitive outside the space, which nothing inside it can replace
+        return tree
 
 
 def _shrink(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:

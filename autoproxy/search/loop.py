@@ -136,9 +136,14 @@ class Search:
         )
 
     def _proposals(self, state: SearchState) -> list[Proposal]:
+        config = self._config
+        *cheap, _ = self._evaluator.fidelities
+        if cheap:  # half of a small budget is left for full measurements
+            affordable = int(config.evaluations / 2 / cheap[0])
+            config = replace(config, first_batch=max(2, min(config.first_batch, affordable)))
         proposals = propose(
             self._grammar,
-            self._config,
+            config,
             self._evaluator.objective,
             state,
             self._sieve.novelty,

@@ -122,10 +122,11 @@ class EvaluatorContract:
         assert list(evaluator.behaviour([])) == []
 
     def test_good_is_better_than_bad(self, evaluator: Evaluator) -> None:
-        good, bad = evaluator.measure([parse(self.BETTER), parse(self.WORSE)], 1.0)
-        assert isinstance(good, Measured)
-        assert isinstance(bad, Measured)
-        assert evaluator.objective.better(good.value, bad.value)
+        for fidelity in evaluator.fidelities:
+            good, bad = evaluator.measure([parse(self.BETTER), parse(self.WORSE)], fidelity)
+            assert isinstance(good, Measured)
+            assert isinstance(bad, Measured)
+            assert evaluator.objective.better(good.value, bad.value)
         losses = [math.fsum(evaluator.confirm(parse(t))) for t in (self.BETTER, self.WORSE)]
         assert losses[0] < losses[1] or not self.LEARNT
 
@@ -185,6 +186,14 @@ class EvaluatorContract:
             assert evaluator.identity(parse(a)) == evaluator.identity(parse(b)), (a, b)
             first, second = evaluator.behaviour([parse(a), parse(b)])
             assert first == second, (a, b)
+
+    def test_behaviour_tells_apart_what_gives_other_masks(self, evaluator: Evaluator) -> None:
+        """Else the search would drop the one for the other, unseen."""
+        expressions = [parse(text) for text in self.ALIKE]
+        probed = list(evaluator.behaviour(expressions))
+        for (a, one), (b, other) in combinations(zip(self.ALIKE, probed, strict=True), 2):
+            if evaluator.identity(parse(a)) != evaluator.identity(parse(b)):
+                assert one != other, (a, b)
 
     def test_behaviour_does_not_depend_on_the_batch(self, evaluator: Evaluator) -> None:
         texts = (*self.ALIKE, *self.INFINITE, *self.CONSTANT)

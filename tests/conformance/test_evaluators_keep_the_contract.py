@@ -58,6 +58,18 @@ class TestPruningHalfOfEachMatrix(PruningContract):
     condition = {"sparsity": "0.5", "group": "matrix"}  # noqa: RUF012
 
 
+class TestPruningHalfOfEachBlockOfColumns(PruningContract):
+    condition = {"sparsity": "0.5", "group": "columns:8"}  # noqa: RUF012
+
+
+class TestPruningHalfOfEachDecoderLayer(PruningContract):
+    condition = {"sparsity": "0.5", "group": "layer"}  # noqa: RUF012
+
+
+class TestPruningHalfOfTheModel(PruningContract):
+    condition = {"sparsity": "0.5", "group": "model"}  # noqa: RUF012
+
+
 class TestPruningTwoOfFour(PruningContract):
     condition = {"pattern": "2:4"}  # noqa: RUF012
 

@@ -21,6 +21,7 @@ from evaluators.masks import (
     check_fits,
     check_group,
     keep_mask,
+    keep_masks,
     mask_hash,
     pack,
     parse_pattern,
@@ -52,6 +53,8 @@ def by_loops(importance: list[list[float]], pattern: Pattern, group: str) -> lis
     for i, j in places:
         if isinstance(pattern, NM):
             groups.setdefault((i, j // pattern.block), []).append((i, j))
+        elif group.startswith("columns"):
+            groups.setdefault(j // int(group.partition(":")[2]), []).append((i, j))
         else:
             groups.setdefault(i if group == "row" else "all", []).append((i, j))
     keep = [[True] * columns for _ in range(rows)]
@@ -289,9 +292,9 @@ def test_patterns_are_read_and_written() -> None:
 def test_blocks_that_do_not_divide_name_the_layer_and_both_numbers() -> None:
     layers = {"good": torch.ones(2, 8), "bad.q_proj": torch.ones(8, 6)}
     with pytest.raises(ConfigError, match=r"2:4 needs inputs that 4 divides, but bad.q_proj has 6"):
-        check_fits(NM(2, 4), layers)
-    check_fits(NM(1, 2), layers)
-    check_fits(Unstructured(Fraction("0.5")), layers)
+        check_fits(NM(2, 4), "row", layers)
+    check_fits(NM(1, 2), "row", layers)
+    check_fits(Unstructured(Fraction("0.5")), "row", layers)
 
 
 def test_an_unknown_group_names_the_nearest() -> None:
@@ -325,3 +328,37 @@ def test_large_matrices_as_by_a_stable_sort(kind: str, share: str) -> None:
     expected = np.ones(values.shape, np.bool_)
     np.put_along_axis(expected, order[:, :dropped], False, axis=1)
     assert np.array_equal(rows.numpy(), expected)
+
+
+@given(matrices(st.sampled_from([4, 8, 12])), st.sampled_from(SHARES))
+def test_blocks_of_columns_as_by_a_stable_sort(m: Tensor, share: Fraction) -> None:
+    pattern = Unstructured(share)
+    for group in ("columns:4", "columns:2"):
+        assert keep_mask(m, pattern, group).tolist() == by_loops(m.tolist(), pattern, group)
+
+
+@given(st.lists(matrices(st.integers(1, 7)), min_size=2, max_size=4), st.sampled_from(SHARES))
+def test_several_matrices_are_one_group(several: list[Tensor], share: Fraction) -> None:
+    named = {str(number): m for number, m in enumerate(several)}
+    masks = keep_masks(named, Unstructured(share))
+    places = [
+        (m[i, j].item(), n, i, j) for n, m in enumerate(several) for i, j in np.ndindex(*m.shape)
+    ]
+    dropped = sorted(places)[: int(len(places) * share)]
+    for _, number, i, j in dropped:
+        assert not masks[str(number)][i, j]
+    assert sum(int((~mask).sum()) for mask in masks.values()) == len(dropped)
+    assert all(masks[name].shape == m.shape for name, m in named.items())
+
+
+@pytest.mark.parametrize("group", ["columns", "columns:", "columns:0", "columns:-4", "columns:1.5"])
+def test_blocks_of_columns_must_be_counted(group: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not columns:N with N >= 1"):
+        check_group(group)
+
+
+def test_blocks_of_columns_must_divide() -> None:
+    half = Unstructured(Fraction(1, 2))
+    check_fits(half, "columns:4", {"a": torch.zeros(2, 8)})
+    with pytest.raises(ConfigError, match=r"group columns:3 needs inputs that 3 divides.*a has 8"):
+        check_fits(half, "columns:3", {"a": torch.zeros(2, 8)})

@@ -130,6 +130,13 @@ def test_what_is_held_stays_under_the_limit_and_one_chain(watch: Watch, limit: i
     assert watch.alive == 0
 
 
+def test_under_a_limit_what_is_used_once_displaces_nothing(watch: Watch) -> None:
+    words = ("abs", "square", "sqrt", "log", "tanh", "sigmoid", "sign", "row_minmax", "zscore")
+    batch = [parse(f"add({word}(W), {number})") for word in words for number in range(2, 6)]
+    consumed(Program(batch, limit_bytes=MATRIX_BYTES).run(hard_inputs(0, *SIZE)))
+    assert watch.calls == {"add": len(batch), **dict.fromkeys(words, 1)}
+
+
 def test_a_value_goes_after_its_last_use(watch: Watch) -> None:
     inputs = hard_inputs(0, *SIZE)
     batch = [parse(f"add(abs(W), {number})") for number in range(2, 40)]

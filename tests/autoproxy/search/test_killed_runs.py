@@ -23,6 +23,8 @@ torch.set_num_threads(1)
 import autoproxy.commands.session, autoproxy.console, evaluators.pruning
 from transformers import LlamaForCausalLM  # imported when a model is loaded, and slow
 from autoproxy.cli import main
+from evaluators.masks import keep_mask, parse_pattern
+keep_mask(torch.rand(8, 16), parse_pattern("0.5", None), "row")  # compiles its loops, once for all
 
 def child(argv):
     pid = os.fork()
@@ -72,7 +74,7 @@ def environment() -> dict[str, str]:
 def test_kill_9_again_and_again_changes_nothing(tmp_path: Path) -> None:
     run_file, _ = write_run_file(tmp_path)
     # After so many more rows in the ledger: among baselines, searches, finals and the report.
-    steps: list[int | str] = ["run.toml", 7, 21, 13, 3, 25, "hall_of_fame.json"]
+    steps: list[int | str] = ["run.toml", 7, 24, 15, 27, "hall_of_fame.json"]
     arguments = [tmp_path / "plain", tmp_path / "killed", run_file, json.dumps(steps)]
     done = subprocess.run(
         [sys.executable, "-c", NURSERY, *map(str, arguments)],
@@ -85,7 +87,7 @@ def test_kill_9_again_and_again_changes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     attempts = json.loads(done.stdout.splitlines()[-1])
     died = [before for before, status in attempts if status == signal.SIGKILL]
-    assert len(died) >= 6, attempts
+    assert len(died) >= 5, attempts
     assert len(set(died)) >= 5, attempts
     plain, killed = (outcome_of_run(tmp_path / name) for name in ("plain", "killed"))
     assert killed["runs/tiny-run/hall_of_fame.json"] == plain["runs/tiny-run/hall_of_fame.json"]
