@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -216,6 +217,68 @@ def evaluate(
 
 
 @app.command()
+def prune(
+    model: Annotated[
+        str,
+        typer.Argument(help="Folder or hub name of a causal language model, or 'starter'."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must be new or empty.")],
+    metric: Annotated[
+        str | None, typer.Option(help="Expression, baseline, run, or a metric's JSON file.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Hand-made metric; see `list`.")] = None,
+    sparsity: Sparsity = None,
+    pattern: Pattern = None,
+    group: Group = None,
+    calibration: Calibration = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Measure perplexity on --text before and after.")
+    ] = False,
+    text: Annotated[list[str] | None, typer.Option(help="Text that --check reads.")] = None,
+    space: Annotated[str, typer.Option(help="Space that has the baseline.")] = "importance",
+    evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
+    seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    length: Length = None,
+    calibration_blocks: CalibrationBlocks = None,
+    text_blocks: TextBlocks = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Prune a model by a metric, and write it as a folder that loads anywhere."""
+    from autoproxy import console
+    from autoproxy.commands.pruning import PruneOrder, prune_model
+    from autoproxy.commands.workspace import Workspace
+
+    order = PruneOrder(
+        metric=metric,
+        baseline=baseline,
+        space=space,
+        evaluator=evaluator,
+        check=check,
+        options={
+            "model": model,
+            "sparsity": sparsity,
+            "pattern": pattern,
+            "group": group,
+            "calibration": calibration,
+            "text": text,
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+            "length": length,
+            "calibration_blocks": calibration_blocks,
+            "text_blocks": text_blocks,
+        },
+    )
+    stopped = f"stopped; nothing was written to {out}"
+    with _interruptible(stopped), console.progress(quiet=as_json) as show:
+        found = prune_model(Workspace(results), order, out, show)
+    _print(found, as_json, console.pruned)
+
+
+@app.command()
 def explain(
     metric: Annotated[
         str, typer.Argument(help="Expression, baseline, run, or a metric's JSON file.")
@@ -317,13 +380,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Say how to go on after Ctrl-C; what was measured is in the ledger."""
+def _interruptible(told: str = "stopped; go on with: autoproxy resume") -> Iterator[None]:
+    """Clean up and say how things stand after Ctrl-C, or when the system ends the process."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     except KeyboardInterrupt:
-        print("autoproxy: stopped; go on with: autoproxy resume", file=sys.stderr)
+        print(f"autoproxy: {told}", file=sys.stderr)
         raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write(text: str) -> None:

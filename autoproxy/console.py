@@ -112,6 +112,28 @@ def evaluation(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"note: {escape(notice)}")
 
 
+def pruned(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what was pruned, and where it was written."""
+    layers = [layer["sparsity"] for layer in found["layers"].values()]
+    table = Table("", "", show_header=False)
+    table.add_row("metric", escape(found["metric"]))
+    table.add_row("formula", escape(found["formula"]))
+    protocol = found["protocol"]
+    table.add_row("condition", escape(f"{protocol['condition']} per {protocol['group']}"))
+    table.add_row("dropped", f"{found['dropped']:,} of {found['weights']:,} weights")
+    table.add_row("sparsity", f"{found['sparsity']:.4%}")
+    table.add_row("of a layer", f"{min(layers):.4%} to {max(layers):.4%}")
+    table.add_row("of the whole model", f"{found['dropped'] / found['parameters']:.4%}")
+    if found["check"]:
+        for name in ("dense", "pruned"):
+            value = found["check"][f"{name}_perplexity"]
+            table.add_row(f"{name} perplexity", "not finite" if value is None else f"{value:.4f}")
+        checked = found["check"]
+        table.add_row("on", escape(f"{checked['tokens']} tokens of {checked['text']}"))
+    console.print(table)
+    console.print(f"wrote {found['out']}", markup=False, highlight=False, soft_wrap=True)
+
+
 def explanation(console: Console, found: Mapping[str, Any]) -> None:
     """Print what a metric is."""
     table = Table("", "", show_header=False)

@@ -103,6 +103,29 @@ class PruningConfig:
             )
         return self.length
 
+    def mask_options(self, length: int) -> dict[str, Any]:
+        """Return the options that decide masks, complete: what was left open is said.
+
+        Args:
+            length: Tokens in a sequence, as `sequence_length` has it.
+        """
+        amount = (
+            {"pattern": self.pattern}
+            if self.pattern is not None
+            else {"sparsity": self.sparsity or "0.5"}
+        )
+        return {
+            "model": self.model,
+            **amount,
+            "group": self.group,
+            "calibration": list(self.calibration),
+            "calibration_blocks": self.calibration_blocks,
+            "length": length,
+            "seed": self.seed,
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+
     def report_blocks(self, length: int) -> int:
         """Return the sequences of the report at this length."""
         return self.text_blocks or max(1, REPORT_TOKENS // length)

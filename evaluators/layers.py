@@ -175,10 +175,15 @@ def _refuse_shared(model: PreTrainedModel, found: Mapping[str, Layer]) -> None:
     owned: dict[int, tuple[str, str]] = {}  # address: (layer, its parameter's name)
     for layer_name, layer in found.items():
         own = next(n for n, p in layer.module.named_parameters() if p is layer.parameter)
-        owned[layer.parameter.data_ptr()] = (layer_name, f"{homes[layer.module]}.{own}")
+        owned[_address(layer.parameter)] = (layer_name, f"{homes[layer.module]}.{own}")
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        layer_name, own = owned.get(parameter.data_ptr(), ("", name))
+        layer_name, own = owned.get(_address(parameter), ("", name))
         if name != own:
             raise ModelError(
                 f"{layer_name} shares its weight with {name}; it cannot be pruned alone"
             )
+
+
+def _address(parameter: nn.Parameter) -> int:
+    """Return where a parameter lies; a model that is only planned has no memory yet."""
+    return id(parameter) if parameter.is_meta else parameter.data_ptr()

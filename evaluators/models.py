@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from autoproxy.errors import ConfigError, ModelError, unknown_name
@@ -35,6 +41,7 @@ class LoadedModel:
         sha256: Hash of every parameter's name, type and bytes, and of the configuration that
             says what is computed with them (32 hex digits).
         family: Its `config.model_type`.
+        unread: Tensors of its files that it has no use for, such as extra prediction heads.
     """
 
     model: PreTrainedModel
@@ -42,6 +49,7 @@ class LoadedModel:
     name: str
     sha256: str
     family: str
+    unread: tuple[str, ...] = ()
 
     @property
     def max_length(self) -> int:
@@ -62,19 +70,15 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
             of a family that is not supported yet.
         ConfigError: There is no such device or type.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(unknown_name("dtype", dtype, DTYPES))
-    place = _device(device)
-    where = str(starter_folder(source)) if source in STARTERS else source
-    _check_folder(source, Path(where))
-    family = _family(source, where)
+    held, place = find_dtype(dtype), find_device(device)
+    where, config = locate(source)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the view is ours
     spoken = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what lacks is said below, once
     try:
         opened: Any = AutoModelForCausalLM.from_pretrained(
             where,
-            dtype=DTYPES[dtype],
+            dtype=held,
             experts_implementation="eager",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, in words of our own
@@ -104,10 +108,41 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
     model.eval()
     model.requires_grad_(requires_grad=False)
     name = STARTERS.get(source, source.rstrip("/").rsplit("/", 1)[-1])
-    return LoadedModel(model, tokenizer, name, _digest(model), family)
+    unread = tuple(sorted(report["unexpected_keys"]))
+    return LoadedModel(model, tokenizer, name, _digest(model), str(config.model_type), unread)
 
 
-def _device(name: str) -> torch.device:
+def locate(source: str) -> tuple[str, PreTrainedConfig]:
+    """Return what `from_pretrained` is to be given for a source, and the model's configuration.
+
+    Raises:
+        ModelError: There is no such model, or it has no configuration or weights.
+    """
+    where = str(starter_folder(source)) if source in STARTERS else source
+    _check_folder(source, Path(where))
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {source!r} cannot be found or read: {str(error).splitlines()[0]}; give a "
+            "local folder, or 'starter', where no hub can be reached"
+        ) from None
+    return where, config
+
+
+def find_dtype(name: str) -> torch.dtype:
+    """Return a type of numbers, or raise a ConfigError that names the nearest."""
+    if name not in DTYPES:
+        raise ConfigError(unknown_name("dtype", name, DTYPES))
+    return DTYPES[name]
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device that is there.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -134,17 +169,6 @@ def _check_folder(source: str, folder: Path) -> None:
         raise ModelError(
             f"{source} has no weights (*.safetensors); give a folder that was saved whole"
         )
-
-
-def _family(source: str, where: str) -> str:
-    try:
-        config = AutoConfig.from_pretrained(where)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model {source!r} cannot be found or read: {str(error).splitlines()[0]}; give a "
-            "local folder, or 'starter', where no hub can be reached"
-        ) from None
-    return str(config.model_type)
 
 
 def _digest(model: PreTrainedModel) -> str:

@@ -1,5 +1,6 @@
 """The pruning evaluator: what an importance does to a language model when it decides the mask."""
 
+import gc
 import hashlib
 import inspect
 import math
@@ -48,9 +49,12 @@ from evaluators.masks import (
 )
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Reference, block_losses, perplexity
+from evaluators.room import check_room, needs
+from evaluators.source import find_source
 from evaluators.starter import starter_folder
 from evaluators.statistics import PROVIDED, Statistics, cached_statistics, noise
 from evaluators.text import Text, blocks, read_text, refuse_overlap
+from evaluators.writing import Decision, counts, finite, write_pruned
 
 VERSION = 1
 """Raised by every change that can change a value; part of every protocol."""
@@ -75,16 +79,23 @@ class PruningEvaluator:
         config: What to prune, how, on which texts.
         cache: Folder of the cache of statistics.
         notice: Told once when something was mended on the way, such as a corrupted cache.
+        roles: The texts that are read at once and kept apart; that of the search is read when
+            something is searched.
     """
 
     def __init__(
-        self, config: PruningConfig, *, cache: Path, notice: Callable[[str], None]
+        self,
+        config: PruningConfig,
+        *,
+        cache: Path,
+        notice: Callable[[str], None],
+        roles: Sequence[str] = ("calibration", "text"),
     ) -> None:
         self._config = config
         self._cache = cache
         self._notice = notice
         self._pattern = config.condition
-        self._texts = _read_texts(config, "calibration", "text")
+        self._texts = _read_texts(config, *roles)
         self._loaded = load_model(config.model, device=config.device, dtype=config.dtype)
         self._length = config.sequence_length(self._loaded.max_length)
         self._layers = prunable(self._loaded.model)
@@ -278,6 +289,83 @@ class PruningEvaluator:
         """Return the perplexity of the model as it is on the report text."""
         losses = block_losses(self._loaded.model, self._report_text.blocks)
         return {"perplexity": perplexity(losses)}
+
+    @classmethod
+    def prune(
+        cls,
+        options: Mapping[str, Any],
+        expression: Expression,
+        folder: Path,
+        *,
+        check: bool,
+        cache: Path,
+        tell: Callable[[str, str | None], None],
+    ) -> dict[str, Any]:
+        """Write the model as an importance prunes it, as a plain Hugging Face folder.
+
+        Memory and disk are checked first. The evaluator is gone when the model is written, so
+        that no two copies of it are held at a time.
+
+        Args:
+            options: As in `from_options`.
+            expression: Importance of root kind Weight.
+            folder: An existing empty folder.
+            check: Whether to measure perplexity on the report text before, and after of the
+                folder as written, loaded again.
+            cache: Folder of the cache of statistics; it exists.
+            tell: Told each stage of the work as it begins, with None or something to note.
+
+        Returns:
+            `protocol`, `options` (complete), what `counts` says, and `check`: text, and dense and
+            pruned perplexity (None where not finite), or None where no check was asked.
+
+        Raises:
+            ConfigError: An option, a text, the model or the importance cannot serve, or there is
+                no room.
+        """
+        config = PruningConfig.from_options(options)
+        tell("model", None)
+        source = find_source(config.model)
+        wanted = needs(source, expression.terminals(), config.dtype)
+        check_room(wanted, device=config.device, folder=folder, cache=cache)
+        tell("masks", None)
+        roles = ("calibration", "text") if check else ("calibration",)
+        made = cls(config, cache=cache, notice=lambda text: tell("masks", text), roles=roles)
+        decision = made._decide(expression)
+        del made  # and with it the dense model, before it is loaded to be written
+        gc.collect()
+        tell("writing", None)
+        write_pruned(source, decision.masks, folder, lambda text: tell("writing", text))
+        facts = {**decision.facts, **counts(source, decision.masks)}
+        if decision.blocks is None:
+            return facts
+        tell("check", None)
+        again = load_model(str(folder), device=config.device, dtype=config.dtype)
+        after = perplexity(block_losses(again.model, decision.blocks))
+        return {**facts, "check": {**decision.facts["check"], "pruned_perplexity": finite(after)}}
+
+    def _decide(self, expression: Expression) -> Decision:
+        """Return all that is needed to write the model that an importance prunes."""
+        masks = self._masks_of(expression)
+        if isinstance(masks, Failed):
+            raise ConfigError(f"{expression} cannot prune this model: {masks.reason}")
+        facts: dict[str, Any] = {
+            "protocol": {**self._shared_protocol(), "seed": self._config.seed},
+            "options": self._config.mask_options(self._length),
+            "check": None,
+        }
+        if "text" not in self._texts:
+            return Decision(masks, facts, None)
+        drawn = self._blocks("text", self._report_count)
+        text = self._texts["text"]
+        facts["options"] |= {"text": list(self._config.text), "text_blocks": len(drawn)}
+        facts["check"] = {
+            "text": text.name,
+            "text_hash": text.sha256,
+            "tokens": drawn.numel(),
+            "dense_perplexity": finite(perplexity(block_losses(self._loaded.model, drawn))),
+        }
+        return Decision(masks, facts, drawn)
 
     @property
     def loaded(self) -> LoadedModel:

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoproxy.commands import loading
-from autoproxy.commands.metrics import find_metric
+from autoproxy.commands.metrics import asked_metric
 from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.commands.workspace import Workspace
 from autoproxy.errors import ConfigError
 from autoproxy.export.formula import to_infix
-from autoproxy.language.canonical import canonical
 from autoproxy.language.parse import kind_of
 from autoproxy.ledger.ledger import Ledger
 
@@ -36,16 +35,8 @@ def evaluate_metric(
     Raises:
         ConfigError: The request cannot be met; the message says what can.
     """
-    if (metric is None) == (baseline is None):
-        raise ConfigError(
-            "give either --metric 'TEXT' (such as 'abs(W) * x_norm') or --baseline NAME "
-            "(see autoproxy list)"
-        )
+    name, expression = asked_metric(workspace, metric=metric, baseline=baseline, space=space)
     asked = loading.space(space)
-    if baseline is not None:
-        name, expression = baseline, canonical(asked.baseline(baseline).expression)
-    else:
-        name, expression, _ = find_metric(workspace, metric or "", space)
     if kind_of(expression) is not asked.root:
         raise ConfigError(
             f"{expression} is of kind {kind_of(expression).value}, but space {asked.name!r} "

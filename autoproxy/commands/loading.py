@@ -40,6 +40,23 @@ class OpenEvaluator(Evaluator, Protocol):
         ...
 
 
+class Pruner(Protocol):
+    """A kind of evaluator that can also write the model that an importance prunes."""
+
+    def prune(
+        self,
+        options: Mapping[str, Any],
+        expression: Expression,
+        folder: Path,
+        *,
+        check: bool,
+        cache: Path,
+        tell: Callable[[str, str | None], None],
+    ) -> Mapping[str, Any]:
+        """Fill an empty folder with the pruned model; return what was done, as plain values."""
+        ...
+
+
 def space(name: str) -> SearchSpace:
     """Return the search space called `name`.
 
@@ -69,6 +86,19 @@ def evaluator(
     if make is None:
         raise ConfigError(f"evaluator {name!r} has no from_options; see CONTRIBUTING.md")
     made: AbstractContextManager[OpenEvaluator] = make(options, cache=cache, notice=notice)
+    return made
+
+
+def pruner(name: str) -> Pruner:
+    """Return the evaluator called `name`, as what writes pruned models.
+
+    Raises:
+        ConfigError: There is none of that name, or it cannot.
+    """
+    found: Any = plugins.load("evaluator", name)
+    if not hasattr(found, "prune"):
+        raise ConfigError(f"evaluator {name!r} cannot write pruned models; see autoproxy list")
+    made: Pruner = found
     return made
 
 

@@ -58,6 +58,25 @@ def find_metric(
         ) from None
 
 
+def asked_metric(
+    workspace: Workspace, *, metric: str | None, baseline: str | None, space: str
+) -> tuple[str, Expression]:
+    """Return name and expression of what was asked for by one of two options.
+
+    Raises:
+        ConfigError: Both or neither are given, or what is given is not found.
+    """
+    if (metric is None) == (baseline is None):
+        raise ConfigError(
+            "give either --metric 'TEXT' (such as 'abs(W) * x_norm') or --baseline NAME "
+            "(see autoproxy list)"
+        )
+    if baseline is not None:
+        return baseline, canonical(loading.space(space).baseline(baseline).expression)
+    name, expression, _ = find_metric(workspace, metric or "", space)
+    return name, expression
+
+
 def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any]:
     """Return what a metric is: forms, kinds, inputs, and what it orders like."""
     name, expression, sheet = find_metric(workspace, word, space)

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -122,6 +124,46 @@ class Workspace:
 
 def _age(path: Path) -> tuple[float, str]:
     return path.stat().st_mtime, path.parent.name
+
+
+@contextlib.contextmanager
+def fresh_folder(out: Path) -> Iterator[Path]:
+    """Fill a folder out of sight, and show it whole or not at all.
+
+    Args:
+        out: The folder to be; it does not exist, or is empty.
+
+    Yields:
+        A hidden sibling that becomes `out` when the block ends. After an error or an interruption
+        nothing is left of it; only a killed process leaves it, and never `out` itself.
+
+    Raises:
+        ConfigError: There is something at `out`.
+        StorageError: The place cannot be written.
+    """
+    out = out.resolve()
+    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
+        what = "holds files" if out.is_dir() else "is a file"
+        raise ConfigError(f"{out} {what}, and nothing is overwritten; choose another --out")
+    made = [parent for parent in out.parents if not parent.exists()]
+    hidden = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    try:
+        hidden.mkdir(parents=True)
+        yield hidden
+        if out.exists():
+            out.rmdir()  # empty, as seen above; if not any more, this fails
+        hidden.rename(out)
+    except BaseException as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, OSError):
+            raise StorageError(
+                f"{out} cannot be written: {error.strerror or error}; free some space or choose "
+                "another --out"
+            ) from None
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,116 @@
+"""Pruning a model for good: a folder that loads anywhere, its masks, and how it was made."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoproxy.commands import loading
+from autoproxy.commands.metrics import asked_metric
+from autoproxy.commands.progress import Progress, Show
+from autoproxy.commands.workspace import Workspace, fresh_folder, write_json
+from autoproxy.errors import ConfigError
+from autoproxy.export.formula import to_infix
+from autoproxy.language.canonical import key
+from autoproxy.language.expression import Expression
+from autoproxy.language.parse import kind_of
+from autoproxy.language.types import Kind
+
+RECIPE = "recipe.json"
+FORMAT = {"format": "autoproxy-recipe", "version": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneOrder:
+    """What is to be pruned, by what.
+
+    Attributes:
+        metric: Name, run, JSON file or text of a metric; or None.
+        baseline: Name of a hand-made metric; or None. Exactly one of the two is given.
+        space: Space that has the hand-made metrics.
+        evaluator: Name of the evaluator that prunes.
+        options: Of the evaluator, None where nothing is said; `seed` is of the calibration draw.
+        check: Whether to measure perplexity before and after.
+    """
+
+    metric: str | None
+    baseline: str | None
+    space: str
+    evaluator: str
+    options: Mapping[str, Any]
+    check: bool
+
+
+def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) -> dict[str, Any]:
+    """Write the pruned model as a plain Hugging Face folder, with its masks and its recipe.
+
+    Args:
+        workspace: Where runs are looked for and statistics are kept.
+        order: What to prune, by what.
+        out: Folder to write; it appears when it is complete.
+        show: Told each stage, and what is to be noted.
+
+    Returns:
+        The recipe, with `out` and `notices`.
+
+    Raises:
+        ConfigError: The request cannot be met; the message says what can.
+    """
+    name, expression = asked_metric(
+        workspace, metric=order.metric, baseline=order.baseline, space=order.space
+    )
+    _check_kind(name, expression)
+    if not order.check and (order.options.get("text") or order.options.get("text_blocks")):
+        raise ConfigError("--text and --text-blocks are what --check reads; add --check")
+    said = {word: value for word, value in order.options.items() if value is not None}
+    pruner = loading.pruner(order.evaluator)
+    notices: list[str] = []
+
+    def tell(stage: str, notice: str | None) -> None:
+        if notice is not None:
+            notices.append(notice)
+        show(Progress(stage, notice=notice))
+
+    with fresh_folder(out) as folder:
+        workspace.prepare()
+        workspace.cache.mkdir(exist_ok=True)
+        facts = pruner.prune(
+            said, expression, folder, check=order.check, cache=workspace.cache, tell=tell
+        )
+        recipe = {
+            **FORMAT,
+            "metric": name,
+            "text": str(expression),
+            "formula": to_infix(expression),
+            "key": key(expression),
+            **{word: value for word, value in facts.items() if word != "options"},
+            "command": _command(order, expression, facts["options"], out),
+            "made_with": loading.manifest(loading.space(order.space)),
+        }
+        write_json(folder / RECIPE, recipe)
+    return {"out": str(out), **recipe, "notices": notices}
+
+
+def _check_kind(name: str, expression: Expression) -> None:
+    kind = kind_of(expression)
+    if kind is not Kind.WEIGHT:
+        told = name if name == str(expression) else f"{name} ({expression})"
+        raise ConfigError(
+            f"{told} is of kind {kind.value}, but pruning needs a value for each weight, of kind "
+            "Weight; multiply by abs(W), for example"
+        )
+
+
+def _command(
+    order: PruneOrder, expression: Expression, options: Mapping[str, Any], out: Path
+) -> str:
+    """Return the command that does the same again: every option that decides it, written out."""
+    words = ["autoproxy", "prune", str(options["model"]), "--metric", str(expression)]
+    if order.evaluator != "pruning":
+        words += ["--evaluator", order.evaluator]
+    for name, value in options.items():
+        if name != "model":
+            for one in value if isinstance(value, list) else [value]:
+                words += [f"--{name.replace('_', '-')}", str(one)]
+    return shlex.join([*words, *(["--check"] if order.check else []), "--out", str(out)])

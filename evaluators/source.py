@@ -1,0 +1,140 @@
+"""The files of a model, read before any weight is loaded: types, sizes, what can be pruned."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import load_state_dict
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+
+from autoproxy.errors import ModelError
+from evaluators.layers import prunable
+from evaluators.models import DTYPES, locate
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""In the order in which transformers looks for them, each followed by its index of shards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model's files, and what they hold.
+
+    Attributes:
+        name: What the user calls it.
+        folder: Where the files are: the user's own folder, or a snapshot of a hub.
+        types: Type of each tensor of floating point in the files, by its name there.
+        parameters: How many numbers the model has, those that it shares counted once.
+        shapes: (d_out, d_in) of every layer that can be pruned, by name.
+    """
+
+    name: str
+    folder: Path
+    types: Mapping[str, torch.dtype]
+    parameters: int
+    shapes: Mapping[str, tuple[int, int]]
+
+    @property
+    def dtype(self) -> str:
+        """The narrowest type that holds every tensor of the files exactly."""
+        return _word(functools.reduce(torch.promote_types, set(self.types.values())))
+
+    @property
+    def prunable_weights(self) -> int:
+        """How many weights there are in layers that can be pruned."""
+        return sum(d_out * d_in for d_out, d_in in self.shapes.values())
+
+
+def find_source(name: str) -> Source:
+    """Find the files of a model, fetching them first where a hub has them.
+
+    Nothing is loaded: types come from the files' heads, sizes from the configuration.
+
+    Args:
+        name: `starter`, a folder, or a name on a model hub.
+
+    Raises:
+        ModelError: There is no such model, it cannot be read, or its weights are quantised.
+    """
+    where, config = locate(name)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"model {name!r} is quantised, and zeros would not survive its packing; give the "
+            "model that it was made of"
+        )
+    planned = _planned(name, config)
+    files = _files(name, where)
+    layers = prunable(planned)
+    return Source(
+        name=name,
+        folder=files[0].parent,
+        types=_types(name, files),
+        parameters=sum(parameter.numel() for parameter in planned.parameters()),
+        shapes={n: (layer.out_features, layer.in_features) for n, layer in layers.items()},
+    )
+
+
+def _planned(name: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the model that a configuration describes, without memory for its numbers."""
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r} cannot be made of its configuration: {error}; give the folder of a "
+            "complete Hugging Face causal language model"
+        ) from error
+    return model
+
+
+def _files(name: str, where: str) -> list[Path]:
+    """Return the files that transformers reads the weights of."""
+    find: Any = functools.partial(cached_file, where, _raise_exceptions_for_missing_entries=False)
+    try:
+        for file in _WEIGHTS:
+            if whole := find(file):
+                return [Path(whole)]
+            if index := find(f"{file}.index.json"):
+                shards, _ = get_checkpoint_shard_files(where, index)  # type: ignore[no-untyped-call]
+                return [Path(shard) for shard in shards]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model {name!r} cannot be loaded: {str(error).splitlines()[0]}; give a folder that "
+            "was saved whole"
+        ) from None
+    raise ModelError(
+        f"model {name!r} has none of {', '.join(_WEIGHTS)} or their indices; save it with "
+        "save_pretrained"
+    )
+
+
+def _types(name: str, files: list[Path]) -> dict[str, torch.dtype]:
+    """Return the type of every tensor of floating point in some files, by its name there."""
+    found: dict[str, torch.dtype] = {}
+    for file in files:
+        try:
+            heads = load_state_dict(file, map_location="meta")
+        except Exception as error:
+            raise ModelError(
+                f"model {name!r} cannot be loaded: {file.name} is damaged ({error}); give the "
+                "folder of a complete Hugging Face model"
+            ) from error
+        # Buffers such as GPT-2's causal mask are no weights.
+        floats = {n: head.dtype for n, head in heads.items() if head.is_floating_point()}
+        for tensor, held in floats.items():
+            if held not in DTYPES.values():
+                raise ModelError(
+                    f"model {name!r} holds {tensor} as {_word(held)}; what can be written pruned "
+                    f"is {', '.join(DTYPES)}"
+                )
+        found |= floats
+    if not found:
+        raise ModelError(f"model {name!r} has no weights in {files[0].name}")
+    return found
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,234 @@
+"""Writing a pruned model: a plain Hugging Face folder, and beside its weights the masks as bits."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autoproxy.errors import ModelError, StorageError
+from evaluators.layers import prunable
+from evaluators.masks import mask_hash, unpack
+from evaluators.models import LoadedModel, load_model
+from evaluators.room import SHARD_BYTES
+from evaluators.source import Source
+
+MASKS = "masks.safetensors"
+INDEX = "model.safetensors.index.json"
+MASKS_FORMAT = {"format": "autoproxy-masks", "version": "1"}
+
+COMPANIONS = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("*.model", "*.tiktoken", "*.jinja", "generation_config.json"),
+    *("LICENSE*", "NOTICE*", "USE_POLICY*"),
+)
+"""Files of the source that go along as they are. What save_pretrained of transformers 5 makes of
+them (such as the class TokenizersBackend) cannot be read by other programs and older versions."""
+
+_FOREIGN = frozenset({"sparsity_config", "quantization_config", "compression_config"})
+"""Entries that must not be in a configuration: readers refuse a plain folder that has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a model is to be pruned: what is left of an evaluator that decided it.
+
+    Attributes:
+        masks: Packed bits of each prunable layer, (d_out, d_in), True = keep.
+        facts: What is to be recorded of how they were made.
+        blocks: (count, length) tokens to check the written model on, or None.
+    """
+
+    masks: Mapping[str, NDArray[np.uint8]]
+    facts: dict[str, Any]
+    blocks: Tensor | None
+
+
+def write_pruned(
+    source: Source,
+    masks: Mapping[str, NDArray[np.uint8]],
+    folder: Path,
+    notice: Callable[[str], None],
+) -> None:
+    """Write the model with zeros where masks drop a weight, its tokenizer, and the masks.
+
+    Weights keep the types of the source's files. Nothing in the configuration says that the model
+    is pruned, so it loads wherever the source does.
+
+    Args:
+        source: The model's files.
+        masks: Packed bits of each prunable layer, (d_out, d_in), True = keep.
+        folder: An existing folder, filled with `*.safetensors`, their index, `masks.safetensors`,
+            `config.json`, and what belongs to the tokenizer.
+        notice: Told of tensors in the files that the model has no use for; they are left out.
+
+    Raises:
+        ModelError: The source cannot be loaded.
+        StorageError: The folder cannot be written.
+    """
+    loaded = load_model(source.name, device="cpu", dtype=source.dtype)
+    if loaded.unread:
+        notice(
+            f"{len(loaded.unread)} tensors of the files (such as {loaded.unread[0]}) are not part "
+            "of the model and are left out"
+        )
+    _apply(loaded, masks)
+    try:
+        _save(loaded, source, folder)
+        write_masks(folder / MASKS, masks, source.shapes)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"the pruned model cannot be written to {folder.parent}: {error}; free some space or "
+            "choose another --out"
+        ) from None
+
+
+def write_masks(
+    path: Path,
+    masks: Mapping[str, NDArray[np.uint8]],
+    shapes: Mapping[str, tuple[int, int]],
+) -> None:
+    """Write masks as bits, one uint8 tensor a layer, with their shapes in the metadata.
+
+    Args:
+        path: File to write.
+        masks: Packed bits of each layer: rows one after another, the first weight in the highest
+            bit of the first byte, 1 = keep, as `numpy.packbits` packs.
+        shapes: (d_out, d_in) of each layer, whichever way round its file stores it.
+    """
+    words = {
+        **MASKS_FORMAT,
+        "bits": "numpy.packbits of (d_out, d_in), row by row, big-endian, 1 = keep",
+        "shapes": json.dumps({name: list(shapes[name]) for name in masks}),
+    }
+    save_arrays(dict(masks), path, metadata=words)
+
+
+def read_masks(path: Path) -> dict[str, Tensor]:
+    """Return the masks that `write_masks` wrote, (d_out, d_in) bool each, True = keep.
+
+    Raises:
+        ModelError: The file holds something else.
+    """
+    try:
+        with safe_open(path, framework="np") as held:
+            words = held.metadata() or {}
+            if MASKS_FORMAT.items() <= words.items():
+                shapes = json.loads(words["shapes"])
+                return {
+                    name: unpack(held.get_tensor(name), torch.empty(shape, dtype=torch.bool))
+                    for name, shape in shapes.items()
+                }
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    raise ModelError(f"{path} holds no masks of this program: it says {words}")
+
+
+def counts(source: Source, masks: Mapping[str, NDArray[np.uint8]]) -> dict[str, Any]:
+    """Return how much masks drop, of each layer and in all, as plain values.
+
+    Returns:
+        `dtype` of the files, `parameters` of the model, `weights` that could be dropped,
+        `dropped`, `sparsity` of those weights, `mask_hash`, and `layers`: `shape`, `dropped` and
+        `sparsity` of each.
+    """
+    layers: dict[str, dict[str, Any]] = {}
+    for name, bits in masks.items():
+        d_out, d_in = source.shapes[name]
+        # The bits that fill up the last byte are zero, and count for nothing.
+        dropped = d_out * d_in - int(np.unpackbits(bits).sum(dtype=np.int64))
+        layers[name] = {
+            "shape": [d_out, d_in],
+            "dropped": dropped,
+            "sparsity": dropped / (d_out * d_in),
+        }
+    total: int = sum(layer["dropped"] for layer in layers.values())
+    return {
+        "dtype": source.dtype,
+        "parameters": source.parameters,
+        "weights": source.prunable_weights,
+        "dropped": total,
+        "sparsity": total / source.prunable_weights,
+        "mask_hash": mask_hash(masks.values()),
+        "layers": layers,
+    }
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON can hold, or None for one that it cannot."""
+    return value if math.isfinite(value) else None
+
+
+def _apply(loaded: LoadedModel, masks: Mapping[str, NDArray[np.uint8]]) -> None:
+    """Zero what the masks drop, for good."""
+    layers = prunable(loaded.model)
+    for name, bits in masks.items():
+        weight = layers[name].weight
+        weight.masked_fill_(~unpack(bits, weight), 0.0)
+
+
+def _save(loaded: LoadedModel, source: Source, folder: Path) -> None:
+    loaded.model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
+    loaded.tokenizer.save_pretrained(folder)
+    if len(set(source.types.values())) > 1:
+        _restore_types(folder, source.types)
+    _write_index(folder)
+    for pattern in COMPANIONS:
+        for path in source.folder.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+    _write_config(source.folder / "config.json", folder / "config.json")
+
+
+def _restore_types(folder: Path, types: Mapping[str, torch.dtype]) -> None:
+    """Give each tensor the type that it has in the source; it was loaded in the widest."""
+    for path in _weights(folder):
+        tensors = load_file(path)
+        part = path.with_suffix(".part")
+        kept = {name: value.to(types.get(name, value.dtype)) for name, value in tensors.items()}
+        save_file(kept, part, metadata={"format": "pt"})
+        part.replace(path)
+
+
+def _write_index(folder: Path) -> None:
+    """Say in which file each tensor is, even of one file.
+
+    Programs that read every `*.safetensors` of a folder (vLLM, SGLang) go by the index where there
+    is one, and leave the masks alone.
+    """
+    size, places = 0, dict[str, str]()
+    for path in _weights(folder):
+        with safe_open(path, framework="pt") as held:
+            places |= dict.fromkeys(held.keys(), path.name)
+        size += path.stat().st_size
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _weights(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob("model*.safetensors"))
+
+
+def _write_config(source: Path, written: Path) -> None:
+    """Keep the source's own configuration, which older programs can read too.
+
+    Only the class is that of the model as written: the source may have been saved without a head,
+    or have parts that a language model has not.
+    """
+    config: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    saved: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+    if config.get("model_type") != saved["model_type"]:
+        config = saved
+    kept = {name: value for name, value in config.items() if name not in _FOREIGN}
+    kept["architectures"] = saved["architectures"]
+    written.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
