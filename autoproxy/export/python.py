@@ -50,10 +50,9 @@ Tensor:', 'def _mul(a: Tensor, b: Tensor) -> Tensor:']
         *_signature(name, inputs),
         textwrap.indent(_docstring(expression, name, inputs, data_sheet), "    "),
         *(f"    {line}" for line in [*_reshapes(inputs), *body.lines]),
-        f"    return {body.result}",
     ]
     helpers = [_helper(head) for head in sorted(body.heads, key=_tensor_name)]
-    head = [f'"""{name}: a metric discovered or exported by AutoProxy; needs torch alone."""']
+    head = ['"""A metric discovered or exported by AutoProxy; it needs torch alone."""']
     head += ["", *(["import torch"] if any("torch." in h for h in helpers) else [])]
     head += ["from torch import Tensor"]
     return "\n\n\n".join(["\n".join(head), "\n".join(function), *helpers]) + "\n"
@@ -81,7 +80,11 @@ class _Body:
         self.heads: set[str] = set()
         self._like = like
         self._names: dict[Expression, str] = {}
-        self.result = self._emit(expression)
+        result = self._emit(expression)
+        if self.lines:  # the last of them made it
+            self.lines[-1] = self.lines[-1].replace(f"{result} =", "return", 1)
+        else:
+            self.lines.append(f"return {result}")
 
     def _emit(self, node: Expression) -> str:
         """Return the name of the value of `node`, after the statements that it needs."""

@@ -1,4 +1,4 @@
-"""importance_starter_llama_50_s0: a metric discovered or exported by AutoProxy; needs torch alone."""
+"""A metric discovered or exported by AutoProxy; it needs torch alone."""
 
 import torch
 from torch import Tensor
@@ -41,8 +41,7 @@ def importance_starter_llama_50_s0(weight: Tensor, x_norm: Tensor, g_norm: Tenso
     v1 = _power(weight, 2.51)  # (d_out, d_in)
     v2 = _power(g_norm, 0.6)  # (d_out, d_in)
     v3 = _mul(v1, v2)  # (d_out, d_in)
-    v4 = _mul(v3, x_norm)  # (d_out, d_in)
-    return v4
+    return _mul(v3, x_norm)  # (d_out, d_in)
 
 
 def _mul(a: Tensor, b: Tensor) -> Tensor:
