@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GenerationConfig
 
 from autoproxy.errors import ModelError, StorageError
 from evaluators.layers import prunable
@@ -178,9 +179,12 @@ def _apply(loaded: LoadedModel, masks: Mapping[str, NDArray[np.uint8]]) -> None:
 
 
 def _save(loaded: LoadedModel, source: Source, folder: Path) -> None:
+    # The source's own settings of generation go along as a file; the library refuses to save some.
+    loaded.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     loaded.model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
+    (folder / "generation_config.json").unlink(missing_ok=True)
     loaded.tokenizer.save_pretrained(folder)
-    if len(set(source.types.values())) > 1:
+    if {parameter.dtype for parameter in loaded.model.parameters()} != {*source.types.values()}:
         _restore_types(folder, source.types)
     _write_index(folder)
     for pattern in COMPANIONS:
@@ -191,11 +195,16 @@ def _save(loaded: LoadedModel, source: Source, folder: Path) -> None:
 
 
 def _restore_types(folder: Path, types: Mapping[str, torch.dtype]) -> None:
-    """Give each tensor the type that it has in the source; it was loaded in the widest."""
+    """Give each tensor the type that it has in the source; it was loaded in the widest.
+
+    A source that was saved without a head lacks the first word of each name.
+    """
     for path in _weights(folder):
-        tensors = load_file(path)
+        kept = {}
+        for name, value in load_file(path).items():
+            bare = name.partition(".")[2]
+            kept[name] = value.to(types.get(name, types.get(bare, value.dtype)))
         part = path.with_suffix(".part")
-        kept = {name: value.to(types.get(name, value.dtype)) for name, value in tensors.items()}
         save_file(kept, part, metadata={"format": "pt"})
         part.replace(path)
 
@@ -210,7 +219,9 @@ def _write_index(folder: Path) -> None:
     for path in _weights(folder):
         with safe_open(path, framework="pt") as held:
             places |= dict.fromkeys(held.keys(), path.name)
-        size += path.stat().st_size
+        with path.open("rb") as file:
+            head = int.from_bytes(file.read(8), "little")
+        size += path.stat().st_size - 8 - head
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
