@@ -125,11 +125,11 @@ def locate(source: str) -> tuple[str, PreTrainedConfig]:
     _check_folder(source, Path(where))
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(where)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise ModelError(
             f"model {source!r} cannot be found or read: {str(error).splitlines()[0]}; give a "
             "local folder, or 'starter', where no hub can be reached"
-        ) from None
+        ) from error
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
             f"model {source!r} is quantised, and zeros would not survive its packing; give the "

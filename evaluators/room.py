@@ -16,7 +16,7 @@ from evaluators.models import find_device, find_dtype
 from evaluators.source import Source, planned_model
 
 SHARD_BYTES = 5 * 1000**3
-"""Most bytes in one file of weights; as much may be held twice while it is written."""
+"""Most bytes in one file of weights; as much is held twice where types are mixed."""
 
 SMALL_FILES = 64 * 1000**2
 """Room for tokenizer, configuration and recipe, generously."""
@@ -58,15 +58,17 @@ def needs(source: Source, terminals: frozenset[str], *, dtype: str, group: str) 
     large = sum(
         VOCABULARY[name].kind is Kind.WEIGHT for name in terminals - {"W", "noise"}
     )  # such as gradients
-    statistics = 4 * weights * (large + (large > 0))  # one is copied when it is written
+    collecting = 4 * weights * (large + (large > 0))  # one is copied when it is written
     if "h_inv" in terminals:
-        statistics += _second_moments(source.shapes)
+        collecting += _second_moments(source.shapes)
     largest = max(d_out * d_in for d_out, d_in in source.shapes.values())
     together = _together(source.shapes, group)
+    # Weights, importances and what is between; or importances, also side by side, and masks.
+    selecting = 4 * weights * large + max(3 * 4 * largest, 9 * together)
+    retyped = min(stored, SHARD_BYTES) if len(set(source.types.values())) > 1 else 0
     return Needs(
-        # Importances of what is compared together: each, side by side, and their masks.
-        measuring=computed + statistics + bits + 4 * 4 * largest + 9 * together,
-        loading=max(computed, stored + bits + min(stored, SHARD_BYTES)),
+        measuring=computed + bits + max(collecting, selecting),
+        loading=max(computed, stored + bits + retyped),
         out=stored + bits + SMALL_FILES,
         cache=4 * weights * large,
         advice=_advice(dtype, group if together else "", gradients=bool(large)),
@@ -161,9 +163,13 @@ def _together(shapes: Mapping[str, tuple[int, int]], group: str) -> int:
 
 
 def _second_moments(shapes: Mapping[str, tuple[int, int]]) -> int:
-    """Return the bytes of x x^T in float64, one for each width of each decoder layer."""
+    """Return the bytes of x x^T in float64, one for each width of each decoder layer.
+
+    Three more of the widest are held while it is inverted.
+    """
     widths = {(*re.findall(r"\.(\d+)\.", name)[:1], d_in) for name, (_, d_in) in shapes.items()}
-    return sum(8 * int(key[-1]) ** 2 for key in widths)
+    sizes = [8 * int(key[-1]) ** 2 for key in widths]
+    return sum(sizes) + 3 * max(sizes)
 
 
 def _by_disk(sizes: Iterable[tuple[Path, int]]) -> dict[Path, int]:

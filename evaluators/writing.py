@@ -26,7 +26,11 @@ from evaluators.source import Source
 
 MASKS = "masks.safetensors"
 INDEX = "model.safetensors.index.json"
-MASKS_FORMAT = {"format": "autoproxy-masks", "version": "1"}
+MASKS_WORD = "autoproxy_masks"
+"""The one entry of the masks' metadata. With several the library writes them in another order each
+time, and the same masks would not be the same file."""
+
+MASKS_VERSION = 1
 
 COMPANIONS = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
@@ -87,6 +91,7 @@ def write_pruned(
     try:
         _save(loaded, source, folder)
         write_masks(folder / MASKS, masks, source.shapes)
+        _let_read(folder)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"the pruned model cannot be written to {folder.parent}: {error}; free some space or "
@@ -108,11 +113,11 @@ def write_masks(
         shapes: (d_out, d_in) of each layer, whichever way round its file stores it.
     """
     words = {
-        **MASKS_FORMAT,
+        "version": MASKS_VERSION,
         "bits": "numpy.packbits of (d_out, d_in), row by row, big-endian, 1 = keep",
-        "shapes": json.dumps({name: list(shapes[name]) for name in masks}),
+        "shapes": {name: list(shapes[name]) for name in masks},
     }
-    save_arrays(dict(masks), path, metadata=words)
+    save_arrays(dict(masks), path, metadata={MASKS_WORD: json.dumps(words)})
 
 
 def read_masks(path: Path) -> dict[str, Tensor]:
@@ -123,16 +128,15 @@ def read_masks(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="np") as held:
-            words = held.metadata() or {}
-            if MASKS_FORMAT.items() <= words.items():
-                shapes = json.loads(words["shapes"])
+            words = json.loads((held.metadata() or {}).get(MASKS_WORD, "{}"))
+            if words.get("version") == MASKS_VERSION:
                 return {
                     name: unpack(held.get_tensor(name), torch.empty(shape, dtype=torch.bool))
-                    for name, shape in shapes.items()
+                    for name, shape in words["shapes"].items()
                 }
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
-    raise ModelError(f"{path} holds no masks of this program: it says {words}")
+    raise ModelError(f"{path} holds no masks of version {MASKS_VERSION} of this program")
 
 
 def counts(source: Source, masks: Mapping[str, NDArray[np.uint8]]) -> dict[str, Any]:
@@ -228,6 +232,13 @@ def _write_index(folder: Path) -> None:
 
 def _weights(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("model*.safetensors"))
+
+
+def _let_read(folder: Path) -> None:
+    """Let all read the weights who may read the rest; safetensors writes for the owner alone."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def _write_config(source: Path, written: Path) -> None:
