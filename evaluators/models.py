@@ -106,6 +106,7 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
             f"model {source!r} does not fit its config.json: {key} is {tuple(found)} in the file "
             f"and {tuple(wanted)} by the configuration; give a folder that was saved whole"
         )
+    model.loss_type = "ForCausalLM"  # what it is anyway; for GPT-2 the library says so, aloud
     model.to(place)
     model.eval()
     model.requires_grad_(requires_grad=False)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from autoproxy.errors import ModelError, StorageError
+from autoproxy.errors import ModelError
 from evaluators.layers import prunable
 from evaluators.masks import mask_hash, unpack
 from evaluators.models import LoadedModel, load_model
@@ -79,7 +79,7 @@ def write_pruned(
 
     Raises:
         ModelError: The source cannot be loaded.
-        StorageError: The folder cannot be written.
+        OSError: The folder cannot be written.
     """
     loaded = load_model(source.name, device="cpu", dtype=source.dtype)
     if loaded.unread:
@@ -92,11 +92,8 @@ def write_pruned(
         _save(loaded, source, folder)
         write_masks(folder / MASKS, masks, source.shapes)
         _let_read(folder)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the pruned model cannot be written to {folder.parent}: {error}; free some space or "
-            "choose another --out"
-        ) from None
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def write_masks(
