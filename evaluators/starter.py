@@ -7,15 +7,16 @@ from autoproxy.errors import ModelError, unknown_name
 
 STARTERS = {
     "starter": "starter-llama",
+    "llama": "starter-llama",
     "starter-llama": "starter-llama",
     "starter-gpt2": "starter-gpt2",
 }
-"""What users write, and the folder. A bare family is no such word: `gpt2` is a model of the hub."""
+"""What users write, and the folder. `gpt2` is no such word: it is a model of the hub."""
 
 SHIPPED = ("starter", "starter-gpt2")
 """One word for each model."""
 
-_FAMILIES = {"llama": "starter-llama", "gpt2": "starter-gpt2"}
+_FAMILIES = {"gpt2": "starter-gpt2"}
 
 
 def starter_folder(family: str = "llama") -> Path:
