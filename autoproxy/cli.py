@@ -45,6 +45,14 @@ Group = Annotated[
     str | None,
     typer.Option(help="Where importances are compared: row, matrix, layer, model or columns:N."),
 ]
+Allocation = Annotated[
+    str | None,
+    typer.Option(help="Sparsity of decoder layers: uniform, owl, alpha, metric or FILE.json."),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(help="oneshot, or sequential: each layer behind those already pruned."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
@@ -68,6 +76,8 @@ def search(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    allocation: Allocation = None,
+    mode: Mode = None,
     evaluations: Annotated[float | None, typer.Option(help="Budget, in full evaluations.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes at the latest.")
@@ -133,6 +143,8 @@ def search(
             "sparsity": sparsity,
             "pattern": pattern,
             "group": group,
+            "allocation": allocation,
+            "mode": mode,
             "device": device,
             "dtype": dtype,
             "length": length,
@@ -177,6 +189,8 @@ def evaluate(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    allocation: Allocation = None,
+    mode: Mode = None,
     seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -198,6 +212,8 @@ def evaluate(
         "sparsity": sparsity,
         "pattern": pattern,
         "group": group,
+        "allocation": allocation,
+        "mode": mode,
         "seed": seed,
         "device": device,
         "dtype": dtype,
@@ -230,6 +246,8 @@ def prune(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    allocation: Allocation = None,
+    mode: Mode = None,
     calibration: Calibration = None,
     check: Annotated[
         bool, typer.Option("--check", help="Measure perplexity on --text before and after.")
@@ -262,6 +280,8 @@ def prune(
             "sparsity": sparsity,
             "pattern": pattern,
             "group": group,
+            "allocation": allocation,
+            "mode": mode,
             "calibration": calibration,
             "text": text,
             "seed": seed,

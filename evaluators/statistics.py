@@ -27,7 +27,9 @@ VERSION = 1
 Statistics = dict[str, dict[str, Tensor]]
 """Layer name -> terminal name -> 2-D float32 tensor, shaped as the terminal's kind says."""
 
-INPUTS = frozenset({"x_norm", "x_mean", "x_var", "x_max", "h_inv"})
+FLOWING = frozenset({"x_norm", "x_mean", "x_var", "x_max", "h_inv", "y_norm"})
+"""Those of what goes into and out of layers, which one forward pass gives."""
+
 GRADIENTS = frozenset({"g", "g_norm"})
 PROVIDED = frozenset(VOCABULARY)
 _FREE = frozenset({"W", "noise"})
@@ -51,7 +53,7 @@ def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statis
     wanted = frozenset(names) - _FREE
     layers = prunable(loaded.model)
     found: Statistics = {name: {} for name in layers}
-    if wanted & (INPUTS | {"y_norm"}):
+    if wanted & FLOWING:
         model = loaded.model
         runs = [functools.partial(_forward, model, block) for block in blocks]
         _merge(found, flows(layers, runs, wanted))

@@ -70,6 +70,18 @@ class TestPruningHalfOfTheModel(PruningContract):
     condition = {"sparsity": "0.5", "group": "model"}  # noqa: RUF012
 
 
+class TestPruningBehindThePruned(PruningContract):
+    condition = {"sparsity": "0.5", "mode": "sequential"}  # noqa: RUF012
+
+
+class TestPruningByOutliers(PruningContract):
+    condition = {"sparsity": "0.5", "allocation": "owl"}  # noqa: RUF012
+
+
+class TestPruningAllottedByTheMetric(PruningContract):
+    condition = {"sparsity": "0.5", "allocation": "metric"}  # noqa: RUF012
+
+
 class TestPruningTwoOfFour(PruningContract):
     condition = {"pattern": "2:4"}  # noqa: RUF012
 
