@@ -78,6 +78,10 @@ def search(
     group: Group = None,
     allocation: Allocation = None,
     mode: Mode = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="Two or more to search under, such as 'sparsity=0.6 calibration=A.txt'."),
+    ] = None,
     evaluations: Annotated[float | None, typer.Option(help="Budget, in full evaluations.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes at the latest.")
@@ -122,7 +126,7 @@ def search(
         run={
             "name": name,
             "space": space,
-            "evaluator": evaluator,
+            "evaluator": evaluator or ("several" if condition else None),
             "random_search": random_search,
             "report_seeds": report_seeds,
         },
@@ -145,6 +149,7 @@ def search(
             "group": group,
             "allocation": allocation,
             "mode": mode,
+            "condition": condition,
             "device": device,
             "dtype": dtype,
             "length": length,

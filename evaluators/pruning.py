@@ -97,6 +97,7 @@ class PruningEvaluator:
         notice: Told once when something was mended on the way, such as a corrupted cache.
         roles: The texts that are read at once and kept apart; that of the search is read when
             something is searched.
+        loaded: The model, where another evaluator of it holds it already.
     """
 
     def __init__(
@@ -106,13 +107,14 @@ class PruningEvaluator:
         cache: Path,
         notice: Callable[[str], None],
         roles: Sequence[str] = ("calibration", "text"),
+        loaded: LoadedModel | None = None,
     ) -> None:
         self._config = config
         self._cache = cache
         self._notice = notice
         self._pattern = config.condition
         self._texts = _read_texts(config, *roles)
-        self._loaded = load_model(config.model, device=config.device, dtype=config.dtype)
+        self._loaded = loaded or load_model(config.model, device=config.device, dtype=config.dtype)
         self._length = config.sequence_length(self._loaded.max_length)
         self._layers = prunable(self._loaded.model)
         self._weights = weights_of(self._layers)
@@ -152,6 +154,11 @@ class PruningEvaluator:
     def __exit__(self, *_: object) -> None:
         self._statistics.clear()
         self._masks.clear()
+
+    @property
+    def conditions(self) -> "tuple[PruningEvaluator]":
+        """What the report is made of: this one condition."""
+        return (self,)
 
     @property
     def objective(self) -> Objective:
