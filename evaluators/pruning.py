@@ -221,8 +221,17 @@ class PruningEvaluator:
         """Return the order of each importance on sampled rows of every layer, as a digest.
 
         Formulas whose rows do not depend on one another run on the sampled rows alone; the
-        others on whole layers, of which the rows are then taken.
+        others on whole layers, of which the rows are then taken. The distortion is what dropping
+        the least of the sampled rows takes from the layers' outputs, as a multiple of Wanda's.
         """
+        return [judge_orders(probe, self._wanda_error) for probe in self._probe(expressions)]
+
+    @cached_property
+    def _wanda_error(self) -> float:
+        (probe,) = self._probe([WANDA])
+        return probe.error
+
+    def _probe(self, expressions: Sequence[Expression]) -> list[Probe]:
         probes = [Probe() for _ in expressions]
         local = [row_local(expression) for expression in expressions]
         for wanted in (True, False):
@@ -233,9 +242,18 @@ class PruningEvaluator:
                 for name in names:
                     for place, sample in enumerate(self._sample(program, name, local=wanted)):
                         samples[place].append(sample)
+                squares = self._grouped([self._sampled_squares(name) for name in names])
                 for i, parts in zip(chosen, samples, strict=True):
-                    probes[i].see(self._grouped(parts))
-        return [judge_orders(probe) for probe in probes]
+                    groups = self._grouped(parts)
+                    probes[i].see(groups)
+                    probes[i].lose(groups, squares, self._pattern)
+        return probes
+
+    def _sampled_squares(self, name: str) -> Tensor:
+        """Return (W_ij ||x_j||)^2 on the sampled rows of a layer."""
+        seed = self._config.seed
+        norms = self._statistics_for(seed, WANDA.terminals())[name]["x_norm"]
+        return (self._weights[name][self._sampled_rows(name)].float() * norms).square()
 
     def _sample(self, program: Program, name: str, *, local: bool) -> Iterator[Tensor]:
         """Yield the sampled rows of each value of a program on one layer."""
@@ -286,35 +304,6 @@ class PruningEvaluator:
             blocks = {f"{BLOCK}{number}": c.kl for number, c in enumerate(found, 1)}
             details = {"nll": loss, "perplexity": perplexity([loss]), **blocks}
             yield Measured(kl, fidelity, seconds, details)
-
-    def distortion(self, expression: Expression) -> float | None:
-        """Return what its masks take from the layers' outputs, as a multiple of Wanda's.
-
-        The error of a layer is sum of (W_ij ||x_j||)^2 over the dropped by that over all: the
-        relative squared error of its outputs if inputs were not correlated. Summed over layers,
-        it tells hopeless metrics (many times Wanda's) from good ones at no forward pass, and
-        does not order the good ones.
-        """
-        masks = self._masks_of(expression)
-        return None if isinstance(masks, Failed) else self._error(masks) / self._wanda_error
-
-    @cached_property
-    def _wanda_error(self) -> float:
-        masks = self._make_masks(WANDA, self._config.seed)
-        if isinstance(masks, Failed):
-            raise ConfigError(f"Wanda's metric, which others are compared with, is {masks.reason}")
-        return max(self._error(masks), 1e-30)
-
-    def _error(self, masks: Masks) -> float:
-        norms = self._statistics_for(self._config.seed, frozenset({"x_norm"}))
-        total = 0.0
-        for name, bits in masks.items():
-            weight = self._weights[name]
-            squares = (weight.float() * norms[name]["x_norm"]).square_()
-            whole = float(squares.sum(dtype=torch.float64))
-            squares.masked_fill_(unpack(bits, weight), 0.0)
-            total += float(squares.sum(dtype=torch.float64)) / max(whole, 1e-30)
-        return total
 
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return the loss on each fresh block of the validation text, in nats."""

@@ -45,7 +45,6 @@ class Scripted(ToyEvaluator):
         self,
         behaviours: Mapping[str, Fingerprint | Failed] | None = None,
         identities: Mapping[str, str | Failed] | None = None,
-        distortions: Mapping[str, float] | None = None,
         *,
         blindness: Blindness = Blindness.ROW,
     ) -> None:
@@ -53,7 +52,6 @@ class Scripted(ToyEvaluator):
         self.blindness = blindness
         self._behaviours = behaviours or {}
         self._identities = identities or {}
-        self._distortions = distortions or {}
         self.probed: list[list[str]] = []
         self.hashed: list[str] = []
 
@@ -65,9 +63,6 @@ class Scripted(ToyEvaluator):
     def identity(self, expression: Expression) -> str | Failed:
         self.hashed.append(str(expression))
         return self._identities.get(str(expression), f"masks of {expression}")
-
-    def distortion(self, expression: Expression) -> float | None:
-        return self._distortions.get(str(expression))
 
 
 def numbered(*proposals: str | Expression, first: int = 0) -> list[tuple[int, Expression]]:
@@ -267,11 +262,18 @@ def test_one_set_of_masks_is_measured_once() -> None:
 
 
 def test_what_distorts_too_much_is_dropped_and_what_has_no_distortion_is_not() -> None:
-    evaluator = Scripted(distortions={"W": 1.5, "g": 1.4, "abs(W)": 0.9})
+    evaluator = Scripted(
+        {
+            "W": Fingerprint("a", 1.5),
+            "g": Fingerprint("b", 1.4),
+            "abs(W)": Fingerprint("c", 0.9),
+        }
+    )
     proposals = numbered("W", "g", "abs(W)", "g_norm")
     verdicts = Sieve(EVERYTHING, evaluator, reject=1.4).judge(proposals)
     assert names(verdicts) == ["distorting", "kept", "kept", "kept"]
     assert "1.5 times" in str(verdicts[0])
+    assert evaluator.hashed == ["g", "abs(W)", "g_norm"]  # masks are dear
     assert names(Sieve(EVERYTHING, evaluator).judge(proposals)) == ["kept"] * 4
 
 
@@ -287,8 +289,8 @@ def test_rules_come_by_cost_and_the_cheapest_speaks_first() -> None:
         "same-algebra",
         "hopeless",
         "same-order",
-        "same-mask",
         "distorting",
+        "same-mask",
     ]
     evaluator = Scripted({"mul(noise, W)": FLAT, "abs(W)": FLAT})
     faulty = numbered("mul(noise, W)", "mul(noise, W)", "abs(W)", "abs(W)")
