@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from autoproxy.errors import AutoproxyError
+from autoproxy.errors import AutoproxyError, out_of_memory
 
 app = typer.Typer(
     name="autoproxy",
@@ -29,7 +29,7 @@ Results = Annotated[Path, typer.Option("--results", help="Folder of ledger, runs
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Folder or hub name of a causal language model, or 'starter'."),
+    typer.Option(help="Folder or hub name of a language model, 'starter' or 'starter-gpt2'."),
 ]
 Calibration = Annotated[
     list[str] | None,
@@ -241,7 +241,7 @@ def evaluate(
 def prune(
     model: Annotated[
         str,
-        typer.Argument(help="Folder or hub name of a causal language model, or 'starter'."),
+        typer.Argument(help="Folder or hub name of a language model, 'starter' or 'starter-gpt2'."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it must be new or empty.")],
     metric: Annotated[
@@ -401,6 +401,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
+    except Exception as error:
+        told = out_of_memory(error)
+        if told is None:
+            raise
+        print(f"autoproxy: {told}", file=sys.stderr)
+        return 2
     return 0
 
 

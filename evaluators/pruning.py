@@ -62,9 +62,9 @@ from evaluators.masks import (
 )
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Comparison, Reference, block_losses, perplexity
-from evaluators.room import check_room, needs
+from evaluators.room import check_loading, check_room, needs
 from evaluators.source import find_source
-from evaluators.starter import starter_folder
+from evaluators.starter import SHIPPED, starter_folder
 from evaluators.statistics import FLOWING, PROVIDED, Statistics, cached_statistics, flows, noise
 from evaluators.text import Text, blocks, read_text, refuse_overlap
 from evaluators.walk import Walk
@@ -141,14 +141,16 @@ class PruningEvaluator:
         """Return the evaluator that plain options ask for.
 
         Raises:
-            ConfigError: An option, a text or the model cannot serve.
+            ConfigError: An option, a text or the model cannot serve, or there is no memory.
         """
-        return cls(PruningConfig.from_options(options), cache=cache, notice=notice)
+        config = PruningConfig.from_options(options)
+        check_loading(config.model, device=config.device, dtype=config.dtype)
+        return cls(config, cache=cache, notice=notice)
 
     @staticmethod
-    def shipped() -> str:
-        """Return where the model lies that needs no download; an error says what to do."""
-        return str(starter_folder())
+    def shipped() -> dict[str, str]:
+        """Return where the models lie that need no download; an error says what to do."""
+        return {name: str(starter_folder(name)) for name in SHIPPED}
 
     def __enter__(self) -> Self:
         return self
@@ -385,7 +387,8 @@ class PruningEvaluator:
         config = PruningConfig.from_options(options)
         tell("model", None)
         source = find_source(config.model)
-        wanted = needs(source, expression.terminals(), config.dtype)
+        terminals = expression.terminals()
+        wanted = needs(source, terminals, dtype=config.dtype, group=config.group)
         check_room(wanted, device=config.device, folder=folder, cache=cache)
         tell("masks", None)
         roles = ("calibration", "text") if check else ("calibration",)

@@ -419,7 +419,9 @@ def _write(path: Path, values: Mapping[str, Tensor]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({layer: value.cpu().clone() for layer, value in values.items()}, part)
+        # A gradient of GPT-2's turned weights is turned too, and two may share one memory.
+        held = {n: v.cpu().clone(memory_format=torch.contiguous_format) for n, v in values.items()}
+        save_file(held, part)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise StorageError(
