@@ -11,6 +11,7 @@ import torch
 from autoproxy.errors import ConfigError, StorageError
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
+from evaluators.hessian import SECOND_MOMENTS
 from evaluators.models import find_device, find_dtype
 from evaluators.source import Source
 
@@ -49,7 +50,7 @@ def needs(source: Source, terminals: frozenset[str], dtype: str) -> Needs:
         VOCABULARY[name].kind is Kind.WEIGHT for name in terminals - {"W", "noise"}
     )  # such as gradients
     statistics = 4 * weights * (large + (large > 0))  # one is copied when it is written
-    if "h_inv" in terminals:
+    if terminals & SECOND_MOMENTS:
         statistics += _second_moments(source.shapes)
     largest = max(d_out * d_in for d_out, d_in in source.shapes.values())
     return Needs(
