@@ -86,10 +86,12 @@ def _assigned(importance: Tensor, dealt: Tensor, place: int, pattern: NM) -> Ten
     """Return which block's input at a place each block should have, (blocks,)."""
     others = [n for n in range(pattern.block) if n != place]
     # Of what else a block holds, the keep-th largest is what a new input must beat.
-    rivals = importance[:, dealt[:, others]].topk(pattern.keep, dim=2).values[:, :, -1]
-    free = importance[:, dealt[:, place]]
-    gains = [(free - rival[:, None]).clamp_min(0).sum(dim=0) for rival in rivals.unbind(dim=1)]
-    _, chosen = linear_sum_assignment(torch.stack(gains).double().cpu().numpy(), maximize=True)
+    rival = importance[:, dealt[:, others]].topk(pattern.keep, dim=2).values[:, :, -1]
+    rival, free = rival.double(), importance[:, dealt[:, place]].double()
+    # The sum of max(0, free - rival) over outputs is half of the sum of |free - rival| and both.
+    apart = torch.cdist(rival.T.contiguous(), free.T.contiguous(), p=1)
+    gains = apart + free.sum(dim=0) - rival.sum(dim=0)[:, None]
+    _, chosen = linear_sum_assignment(gains.cpu().numpy(), maximize=True)
     return torch.from_numpy(chosen).to(dealt.device)
 
 

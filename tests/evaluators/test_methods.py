@@ -197,16 +197,30 @@ def test_blocks_of_columns_are_brain_surgery_one_by_one(pattern: Pattern, width:
 
 
 @given(seeds, st.sampled_from([HALF, NM(2, 4)]))
-def test_the_update_lowers_the_layer_error(seed: int, pattern: Pattern) -> None:
+def test_weights_that_stay_leave_no_error_of_their_own(seed: int, pattern: Pattern) -> None:
+    """With H = R R^T and R upper, what input j adds to the error is entry j of (W - found) R."""
     seen = layer(seed)
+    found = pruned(METHODS["sparsegpt"], seen, pattern)
+    root = torch.linalg.inv(upper_factor(seen["moments"]))
+    added = (seen["W"].double() - found.double()) @ root
+    assert float(added[found != 0].abs().max()) < 1e-4 * float(added.abs().max())
 
-    def error(name: str) -> float:
-        lost = (pruned(METHODS[name], seen, pattern) - seen["W"]).double()
-        return float((lost @ seen["moments"].double() * lost).sum())
 
-    assert error("sparsegpt") < error("sparsegpt-mask")
-    masks = [pruned(METHODS[n], seen, pattern) != 0 for n in ("sparsegpt", "sparsegpt-mask")]
-    assert torch.equal(*masks)
+def layer_error(name: str, seen: Mapping[str, Tensor], pattern: Pattern) -> float:
+    lost = (pruned(METHODS[name], seen, pattern) - seen["W"]).double()
+    return float((lost @ seen["moments"].double() * lost).sum())
+
+
+@pytest.mark.parametrize("pattern", [HALF, NM(2, 4)], ids=str)
+def test_the_update_lowers_the_layer_error(pattern: Pattern) -> None:
+    ratios = []
+    for seed in range(40):
+        seen = layer(seed)
+        of = {name: layer_error(name, seen, pattern) for name in ("sparsegpt", "sparsegpt-mask")}
+        ratios.append(of["sparsegpt"] / of["sparsegpt-mask"])
+        masks = [pruned(METHODS[name], seen, pattern) != 0 for name in of]
+        assert torch.equal(*masks)
+    assert sorted(ratios)[20] < 2 / 3  # greedy: not each is lower
 
 
 @pytest.mark.parametrize("pattern", [HALF, NM(2, 4)], ids=str)
