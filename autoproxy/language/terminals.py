@@ -78,6 +78,14 @@ _TERMINALS = (
         "sqrt(sum over sequences of (dL/dW)^2); GBLM and Pruner-Zero use 100 times this",
     ),
     Terminal(
+        "g_abs",
+        Kind.WEIGHT,
+        True,
+        r"\lVert G\rVert_1",
+        "loss / weight",
+        "sum over sequences of |dL/dW|: GBLM's gradient of the first norm is 100 times this",
+    ),
+    Terminal(
         "g_region",
         Kind.WEIGHT,
         True,
@@ -92,6 +100,15 @@ _TERMINALS = (
         r"[H^{-1}]_{jj}",
         "1 / activation squared",
         "diagonal of the inverse of H = (2/N) sum x x^T, damped by 0.01 mean(diag H)",
+    ),
+    Terminal(
+        "u_diag",
+        Kind.PER_INPUT,
+        True,
+        r"U_{jj}",
+        "1 / activation",
+        "diagonal of the upper triangular U with U^T U = H^-1, H as for h_inv: its square is "
+        "h_inv of inputs j and later alone, as SparseGPT's code rates weights",
     ),
     Terminal(
         "noise",
