@@ -1,5 +1,6 @@
 """The pruning evaluator: what an importance does to a language model when it decides the mask."""
 
+import contextlib
 import gc
 import hashlib
 import inspect
@@ -58,8 +59,10 @@ from evaluators.masks import (
     keep_masks,
     mask_hash,
     pack,
+    replaced,
     unpack,
 )
+from evaluators.methods import METHODS, Method
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Comparison, Reference, block_losses, perplexity
 from evaluators.room import check_loading, check_room, needs
@@ -316,26 +319,24 @@ class PruningEvaluator:
             return tuple(block_losses(self._loaded.model, self._fresh_blocks))
 
     def report(
-        self, expressions: Sequence[Expression], seeds: Iterable[int]
+        self, candidates: Sequence[Expression | str], seeds: Iterable[int]
     ) -> Iterator[dict[str, Any]]:
-        """Yield perplexity and divergence of each importance on the report text.
+        """Yield perplexity and divergence of each candidate on the report text.
 
         Args:
-            expressions: Importances of root kind Weight.
+            candidates: Importances of root kind Weight, and names of `methods`.
             seeds: Of the calibration draws; masks are made anew with each.
 
         Yields:
-            `seed`, `index` (into `expressions`), `perplexity` and `kl` (nats).
+            `seed`, `index` (into `candidates`), `perplexity` and `kl` (nats).
         """
-        needed = frozenset().union(*(e.terminals() for e in expressions))
+        expressions = [one for one in candidates if isinstance(one, Expression)]
+        needed = frozenset[str]().union(*(one.terminals() for one in expressions))
         references = self._report_text  # of the dense model: made before any mask is applied
         for seed in seeds:
             self._statistics_for(seed, needed)
-            for index, expression in enumerate(expressions):
-                masks = self._make_masks(expression, seed)
-                if isinstance(masks, Failed):
-                    raise ConfigError(f"{expression} cannot be reported: {masks.reason}")
-                with applied(self._weights, self._unpacked(masks)):
+            for index, candidate in enumerate(candidates):
+                with self._pruned(candidate, seed):
                     found = list(references.compare(self._loaded.model))
                 yield {
                     "seed": seed,
@@ -345,6 +346,51 @@ class PruningEvaluator:
                 }
             if seed != self._config.seed:
                 del self._statistics[seed]
+
+    @staticmethod
+    def methods() -> Mapping[str, str]:
+        """Return the names of what can be reported beside expressions, with their sources."""
+        return {name: method.source for name, method in METHODS.items()}
+
+    @contextlib.contextmanager
+    def _pruned(self, candidate: Expression | str, seed: int) -> Iterator[None]:
+        """Prune the live model for the block."""
+        if isinstance(candidate, str):
+            with replaced(self._weights, self._made_by(METHODS[candidate], seed)):
+                yield
+            return
+        masks = self._make_masks(candidate, seed)
+        if isinstance(masks, Failed):
+            raise ConfigError(f"{candidate} cannot be reported: {masks.reason}")
+        with applied(self._weights, self._unpacked(masks)):
+            yield
+
+    def _made_by(self, method: Method, seed: int) -> dict[str, Tensor]:
+        """Return the weights that a method makes of each layer's, decoder layer by decoder layer.
+
+        Its statistics, which may be as large as the weights, are of one decoder layer at a time.
+        """
+        method.check(self._pattern)
+        patterns = self._patterns(Program([WANDA]), seed)
+        if isinstance(patterns, Failed):
+            raise ConfigError(f"{method.name} cannot be given its sparsities: {patterns.reason}")
+        blocks = self._blocks("calibration", self._config.calibration_blocks, seed)
+        walk = Walk(self._loaded.model, blocks)
+        made: dict[str, Tensor] = {}
+        with given_back(self._weights):
+            for number, inside in enumerate(self._by_layer):
+                layers = {name: self._layers[name] for name in inside}
+                seen = flows(layers, walk.runs(number), method.needs)
+                if self._config.mode == "oneshot":
+                    walk.step(number)
+                for name in inside:
+                    live = self._weights[name]
+                    new = method.prune(live.float().contiguous(), seen[name], patterns[name])
+                    made[name] = new.to(live.dtype)
+                    live.copy_(made[name])
+                if self._config.mode == "sequential":
+                    walk.step(number)
+        return made
 
     def dense(self) -> dict[str, float]:
         """Return the perplexity of the model as it is on the report text."""

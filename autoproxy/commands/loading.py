@@ -26,9 +26,12 @@ class Condition(Protocol):
         ...
 
     def report(
-        self, expressions: Sequence[Expression], seeds: Iterable[int]
+        self, candidates: Sequence[Expression | str], seeds: Iterable[int]
     ) -> Iterator[Mapping[str, Any]]:
-        """Yield `seed`, `index` and the values of each expression, calibrated with each seed."""
+        """Yield `seed`, `index` and the values of each candidate, calibrated with each seed.
+
+        A candidate is an expression, or the name of a method of the evaluator's own.
+        """
         ...
 
     def dense(self) -> Mapping[str, float]:
@@ -96,6 +99,13 @@ def evaluator(
         raise ConfigError(f"evaluator {name!r} has no from_options; see CONTRIBUTING.md")
     made: AbstractContextManager[OpenEvaluator] = make(options, cache=cache, notice=notice)
     return made
+
+
+def methods(name: str) -> Mapping[str, str]:
+    """Return what the evaluator called `name` can report beside expressions, with sources."""
+    named = getattr(plugins.load("evaluator", name), "methods", None)
+    found: Mapping[str, str] = named() if named else {}
+    return found
 
 
 def pruner(name: str) -> Pruner:

@@ -302,8 +302,10 @@ def test_nothing_runs_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_backward_runs_only_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.autograd, "grad", None)
-    collect(loaded_of(tiny_model()), some_blocks(), sorted(module.INPUTS | {"y_norm"}))
+    monkeypatch.setattr(torch.autograd, "backward", None)
+    collect(loaded_of(tiny_model()), some_blocks(), sorted(module.FLOWING))
+    with pytest.raises(TypeError):
+        collect(loaded_of(tiny_model()), some_blocks(), ["g"])
 
 
 def test_collecting_twice_gives_the_same_bits() -> None:
