@@ -76,7 +76,7 @@ def _ria(weight: Tensor, x_norm: Tensor) -> Tensor:
 
 
 def _dealt(importance: Tensor, block: int) -> Tensor:
-    """Return the inputs of each block, (blocks, block): least important first, to and fro."""
+    """Return the inputs of each block, (blocks, block), dealt from the least important on."""
     order = importance.double().sum(dim=0).argsort(stable=True)
     turns = order.reshape(block, -1)
     return torch.stack([t.flip(0) if n % 2 else t for n, t in enumerate(turns)], dim=1)
