@@ -45,6 +45,10 @@ Group = Annotated[
     str | None,
     typer.Option(help="Where importances are compared: row, matrix, layer, model or columns:N."),
 ]
+Unit = Annotated[
+    str | None,
+    typer.Option(help="What --evaluator shrinking drops whole: channels, heads or blocks."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
@@ -68,6 +72,7 @@ def search(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    unit: Unit = None,
     evaluations: Annotated[float | None, typer.Option(help="Budget, in full evaluations.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes at the latest.")
@@ -133,6 +138,7 @@ def search(
             "sparsity": sparsity,
             "pattern": pattern,
             "group": group,
+            "unit": unit,
             "device": device,
             "dtype": dtype,
             "length": length,
@@ -177,6 +183,7 @@ def evaluate(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    unit: Unit = None,
     seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -198,6 +205,7 @@ def evaluate(
         "sparsity": sparsity,
         "pattern": pattern,
         "group": group,
+        "unit": unit,
         "seed": seed,
         "device": device,
         "dtype": dtype,
@@ -230,6 +238,7 @@ def prune(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    unit: Unit = None,
     calibration: Calibration = None,
     check: Annotated[
         bool, typer.Option("--check", help="Measure perplexity on --text before and after.")
@@ -262,6 +271,7 @@ def prune(
             "sparsity": sparsity,
             "pattern": pattern,
             "group": group,
+            "unit": unit,
             "calibration": calibration,
             "text": text,
             "seed": seed,

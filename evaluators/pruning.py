@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,7 @@ from autoproxy.language.blindness import Blindness
 from autoproxy.language.canonical import key
 from autoproxy.language.expression import Expression
 from autoproxy.language.program import Program
+from autoproxy.language.types import Kind
 from evaluators.behaviour import Probe, judge_orders, row_local
 from evaluators.config import PruningConfig
 from evaluators.layers import compared, prunable, skipped, weights_of
@@ -119,6 +121,12 @@ class PruningEvaluator:
             ConfigError: An option, a text or the model cannot serve.
         """
         return cls(PruningConfig.from_options(options), cache=cache, notice=notice)
+
+    @classmethod
+    def root_of(cls, options: Mapping[str, Any]) -> Kind:
+        """Return the kind of the formulas that `prune` takes under some options."""
+        del options
+        return Kind.WEIGHT
 
     @staticmethod
     def shipped() -> str:
@@ -235,7 +243,7 @@ class PruningEvaluator:
             if isinstance(masks, Failed):
                 yield masks
                 continue
-            with applied(self._weights, self._unpacked(masks)):
+            with self._applied(masks):
                 found = list(references.compare(self._loaded.model, count))
             kl = math.fsum(c.kl for c in found) / count
             loss = math.fsum(c.nll for c in found) / count
@@ -251,7 +259,7 @@ class PruningEvaluator:
         masks = self._masks_of(expression)
         if isinstance(masks, Failed):
             raise ConfigError(f"{expression} cannot be confirmed: {masks.reason}")
-        with applied(self._weights, self._unpacked(masks)):
+        with self._applied(masks):
             return tuple(block_losses(self._loaded.model, self._fresh_blocks))
 
     def report(
@@ -274,7 +282,7 @@ class PruningEvaluator:
                 masks = self._make_masks(expression, seed)
                 if isinstance(masks, Failed):
                     raise ConfigError(f"{expression} cannot be reported: {masks.reason}")
-                with applied(self._weights, self._unpacked(masks)):
+                with self._applied(masks):
                     found = list(references.compare(self._loaded.model))
                 yield {
                     "seed": seed,
@@ -515,8 +523,9 @@ class PruningEvaluator:
             for name, importance in importances.items()
         }
 
-    def _unpacked(self, masks: Masks) -> dict[str, Tensor]:
-        return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+    def _applied(self, masks: Masks) -> AbstractContextManager[None]:
+        unpacked = {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+        return applied(self._weights, unpacked)
 
 
 def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text]:

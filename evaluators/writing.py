@@ -84,7 +84,7 @@ def write_pruned(
         )
     _apply(loaded, masks)
     try:
-        _save(loaded, source, folder)
+        save_folder(loaded, source, folder)
         write_masks(folder / MASKS, masks, source.shapes)
     except (OSError, SafetensorError) as error:
         raise StorageError(
@@ -177,7 +177,8 @@ def _apply(loaded: LoadedModel, masks: Mapping[str, NDArray[np.uint8]]) -> None:
         weight.masked_fill_(~unpack(bits, weight), 0.0)
 
 
-def _save(loaded: LoadedModel, source: Source, folder: Path) -> None:
+def save_folder(loaded: LoadedModel, source: Source, folder: Path) -> None:
+    """Write a model as it is now, in the types of its source, with all that belongs to it."""
     loaded.model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
     loaded.tokenizer.save_pretrained(folder)
     if len(set(source.types.values())) > 1:
