@@ -48,6 +48,7 @@ VERSION = 1
 UNITS_FILE = "units.safetensors"
 
 _ROOTS = {"channels": Kind.PER_INPUT, "heads": Kind.PER_INPUT, "blocks": Kind.SCALAR}
+_IN_WORDS = {"channels": "channels", "heads": "key-value groups", "blocks": "decoder blocks"}
 _EXAMPLES = {Kind.PER_INPUT: "col_sum(abs(W) * x_norm)", Kind.SCALAR: "all_mean(abs(W) * x_norm)"}
 
 
@@ -111,7 +112,8 @@ class ShrinkingEvaluator(PruningEvaluator):
         notice: Callable[[str], None],
         roles: Sequence[str] = ("calibration", "text"),
     ) -> None:
-        super().__init__(config, cache=cache, notice=notice, roles=roles)
+        super().__init__(config, cache=cache, notice=lambda _: None, roles=roles)
+        self._notice = notice  # which weights stay dense is of no matter here
         self._unit = check_unit(config.unit)
         model = self._loaded.model
         self._places = {} if self._unit == "blocks" else _by_reader(places(model, self._unit))
@@ -121,8 +123,8 @@ class ShrinkingEvaluator(PruningEvaluator):
         )
         if dropped == 0:
             raise ConfigError(
-                f"{config.condition} of {count} {self._unit} is none; drop one with --sparsity "
-                f"1/{count}, or more"
+                f"{config.condition} of {count} {_IN_WORDS[self._unit]} is none; drop one with "
+                f"--sparsity 1/{count}, or more"
             )
         check_expressible(model, self._unit, count - dropped)
 

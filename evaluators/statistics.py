@@ -455,7 +455,8 @@ def _write(path: Path, values: Mapping[str, Tensor]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({layer: value.cpu().clone() for layer, value in values.items()}, part)
+        plain = torch.contiguous_format  # GPT-2's gradients are turned
+        save_file({n: value.cpu().clone(memory_format=plain) for n, value in values.items()}, part)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise StorageError(

@@ -6,7 +6,7 @@ a model that lacks it altogether.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,8 +146,9 @@ def check_expressible(model: PreTrainedModel, unit: str, kept: int) -> None:
         config, _ = shrunk_config(model, unit, range(kept))
         with torch.device("meta"):
             planned = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError) as error:
-        raise _inexpressible(model, unit, str(error).partition("\n")[0]) from None
+    except Exception as error:
+        cause = str(error.__cause__ or error).rstrip(".")
+        raise _inexpressible(model, unit, f"{cause}{_what_can_be_said(model, unit)}") from error
     if unit == "blocks":
         stack = f"{stack_name(model)}."
         gone = {f"{stack}{number}" for number in range(kept, len(decoder_layers(model)))}
@@ -334,6 +335,19 @@ def _unknown(model: PreTrainedModel, unit: str, why: str) -> ModelError:
         "give a LLaMA, Mistral, Qwen, Gemma or Phi-3 without experts, another --unit (blocks "
         "go in every family), or prune weights"
     )
+
+
+def _what_can_be_said(model: PreTrainedModel, unit: str) -> str:
+    """Return how many units a configuration can leave, in words; LLaMA's heads divide its width."""
+    if unit != "heads":
+        return ""
+    _, groups, _ = _head_counts(model)
+    possible = []
+    for kept in range(1, groups):
+        with suppress(Exception):
+            shrunk_config(model, unit, range(kept))
+            possible.append(str(kept))
+    return f" (of {groups} key-value groups it can keep {' or '.join(possible) or 'all alone'})"
 
 
 def _inexpressible(model: PreTrainedModel, unit: str, why: str) -> ModelError:

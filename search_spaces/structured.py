@@ -66,7 +66,10 @@ BLOCK_BASELINES = (
     Baseline("first", "block_index", "the first go first: trivial, and bad"),
     Baseline("magnitude", "all_mean(abs(W))", "mean magnitude of its weights", reported=True),
     Baseline(
-        "wanda-mean", "all_mean(mul(abs(W), x_norm))", "mean of Wanda's, arXiv:2306.11695", reported=True
+        "wanda-mean",
+        "all_mean(mul(abs(W), x_norm))",
+        "mean of Wanda's, arXiv:2306.11695",
+        reported=True,
     ),
     Baseline("taylor", "all_sum(abs(mul(W, g)))", f"{_TAYLOR}, param_first", reported=True),
     Baseline(
