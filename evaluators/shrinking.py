@@ -40,7 +40,7 @@ from evaluators.units import (
     stack_name,
     without_columns,
 )
-from evaluators.writing import finite, save_folder, write_masks
+from evaluators.writing import finite, note_unread, save_folder, write_masks
 
 VERSION = 1
 """Raised by every change that can change a value; part of every protocol."""
@@ -210,7 +210,10 @@ class ShrinkingEvaluator(PruningEvaluator):
         gc.collect()
         tell("writing", None)
         unit = check_unit(config.unit)
-        facts = {**decision.facts, **write_shrunk(source, unit, decision.masks, folder)}
+        written = write_shrunk(
+            source, unit, decision.masks, folder, lambda text: tell("writing", text)
+        )
+        facts = {**decision.facts, **written}
         again = load_model(str(folder), device=config.device, dtype=config.dtype)
         _check_same(_few_logits(again), expected)
         if decision.blocks is None:
@@ -303,7 +306,11 @@ class ShrinkingEvaluator(PruningEvaluator):
 
 
 def write_shrunk(
-    source: Source, unit: str, masks: Mapping[str, NDArray[np.uint8]], folder: Path
+    source: Source,
+    unit: str,
+    masks: Mapping[str, NDArray[np.uint8]],
+    folder: Path,
+    notice: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write the model without the units that masks drop, its tokenizer, and which those were.
 
@@ -315,6 +322,7 @@ def write_shrunk(
         unit: One of `UNITS`.
         masks: Packed bits of each place's units, 1 = keep.
         folder: An existing folder.
+        notice: Told of tensors in the files that the model has no use for; they are left out.
 
     Returns:
         `dtype`, `parameters` of the source, `weights` (the same number: all could go with their
@@ -326,6 +334,7 @@ def write_shrunk(
         StorageError: The folder cannot be written.
     """
     loaded = load_model(source.name, device="cpu", dtype=source.dtype)
+    note_unread(loaded, notice)
     sizes = _counts(loaded, unit)
     kept = {
         name: unpack(masks[name], torch.empty(1, size, dtype=torch.bool))

@@ -77,11 +77,7 @@ def write_pruned(
         StorageError: The folder cannot be written.
     """
     loaded = load_model(source.name, device="cpu", dtype=source.dtype)
-    if loaded.unread:
-        notice(
-            f"{len(loaded.unread)} tensors of the files (such as {loaded.unread[0]}) are not part "
-            "of the model and are left out"
-        )
+    note_unread(loaded, notice)
     _apply(loaded, masks)
     try:
         save_folder(loaded, source, folder)
@@ -91,6 +87,15 @@ def write_pruned(
             f"the pruned model cannot be written to {folder.parent}: {error}; free some space or "
             "choose another --out"
         ) from None
+
+
+def note_unread(loaded: LoadedModel, notice: Callable[[str], None]) -> None:
+    """Tell of tensors in a model's files that will not be written, where there are any."""
+    if loaded.unread:
+        notice(
+            f"{len(loaded.unread)} tensors of the files (such as {loaded.unread[0]}) are not part "
+            "of the model and are left out"
+        )
 
 
 def write_masks(

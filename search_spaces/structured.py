@@ -20,7 +20,7 @@ CHANNEL_BASELINES = (
     Baseline(
         "wanda-sp", "col_sum(mul(abs(W), x_norm))", f"{_FLAP}: FLAP's Wanda-sp", reported=True
     ),
-    Baseline("flap-ifv", "x_var", f"{_FLAP}, IFV"),
+    Baseline("flap-ifv", "x_var", f"{_FLAP}, IFV", reported=True),
     Baseline("flap-wifv", "mul(x_var, col_sum(square(W)))", f"{_FLAP}, WIFV", reported=True),
     Baseline("flap-wifn", "col_mean(mul(abs(W), x_norm))", f"{_FLAP}, WIFN; orders as Wanda-sp"),
     Baseline(
@@ -30,7 +30,7 @@ CHANNEL_BASELINES = (
         reported=True,
     ),
     Baseline("taylor", "col_sum(abs(mul(W, g)))", f"{_TAYLOR}, param_first", reported=True),
-    Baseline("taylor-vector", "abs(col_sum(mul(W, g)))", f"{_TAYLOR}, vectorize"),
+    Baseline("taylor-vector", "abs(col_sum(mul(W, g)))", f"{_TAYLOR}, vectorize", reported=True),
 )
 
 HEAD_BASELINES = (
@@ -39,7 +39,12 @@ HEAD_BASELINES = (
     Baseline(
         "wanda-sp", "col_sum(mul(abs(W), x_norm))", f"{_FLAP}: FLAP's Wanda-sp", reported=True
     ),
-    Baseline("flap-ifv", "square(x_var)", f"{_FLAP}, IFV: squared, then summed over a head"),
+    Baseline(
+        "flap-ifv",
+        "square(x_var)",
+        f"{_FLAP}, IFV: squared, then summed over a head",
+        reported=True,
+    ),
     Baseline(
         "flap-wifv",
         "square(mul(x_var, col_sum(square(W))))",
@@ -50,6 +55,7 @@ HEAD_BASELINES = (
         "flap-wifn",
         "square(col_mean(mul(abs(W), x_norm)))",
         f"{_FLAP}, WIFN: squared, then summed over a head",
+        reported=True,
     ),
     Baseline(
         "ppsp",
@@ -63,7 +69,7 @@ HEAD_BASELINES = (
 BLOCK_BASELINES = (
     Baseline("random", "all_mean(noise)", "uniform noise, the floor", reported=True),
     Baseline("last", "neg(block_index)", "the last go first: the trivial one", reported=True),
-    Baseline("first", "block_index", "the first go first: trivial, and bad"),
+    Baseline("first", "block_index", "the first go first: trivial, and bad", reported=True),
     Baseline("magnitude", "all_mean(abs(W))", "mean magnitude of its weights", reported=True),
     Baseline(
         "wanda-mean",
