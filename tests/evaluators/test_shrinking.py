@@ -34,7 +34,7 @@ from evaluators.statistics import collect
 from evaluators.text import blocks, read_text
 from evaluators.writing import read_masks
 from tests.evaluators.families import model_of_family
-from tests.evaluators.tiny import VOCABULARY_SIZE, hook_count, save, state, tiny_options
+from tests.evaluators.tiny import VOCABULARY_SIZE, hook_count, save, state, tiny_model, tiny_options
 from tests.runs import flags, write_run_file
 
 Array = NDArray[np.float64]
@@ -318,6 +318,14 @@ def test_a_family_that_cannot_is_told_before_anything_is_measured(tmp_path: Path
     with pytest.raises(ModelError, match="heads of the family 'gpt2' cannot"):
         ShrinkingEvaluator.from_options(options, cache=tmp_path / "cache", notice=refuse)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_share_that_no_configuration_says_is_told_with_those_that_do(tmp_path: Path) -> None:
+    """LLaMA's heads must divide its width of 16."""
+    options = tiny_options(tmp_path, model=str(tmp_path / "mha"), unit="heads", sparsity="1/4")
+    save(tmp_path / "mha", tiny_model(gqa=False))
+    with pytest.raises(ModelError, match=r"of 4 key-value groups it can keep 1 or 2\)"):
+        ShrinkingEvaluator.from_options(options, cache=tmp_path / "cache", notice=refuse)
 
 
 # --- what is written --------------------------------------------------------------------------
