@@ -53,6 +53,10 @@ Mode = Annotated[
     str | None,
     typer.Option(help="oneshot, or sequential: each layer behind those already pruned."),
 ]
+Unit = Annotated[
+    str | None,
+    typer.Option(help="What --evaluator shrinking drops whole: channels, heads or blocks."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
@@ -82,6 +86,7 @@ def search(
         list[str] | None,
         typer.Option(help="Two or more to search under, such as 'sparsity=0.6 calibration=A.txt'."),
     ] = None,
+    unit: Unit = None,
     evaluations: Annotated[float | None, typer.Option(help="Budget, in full evaluations.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes at the latest.")
@@ -150,6 +155,7 @@ def search(
             "allocation": allocation,
             "mode": mode,
             "condition": condition,
+            "unit": unit,
             "device": device,
             "dtype": dtype,
             "length": length,
@@ -196,6 +202,7 @@ def evaluate(
     group: Group = None,
     allocation: Allocation = None,
     mode: Mode = None,
+    unit: Unit = None,
     seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -219,6 +226,7 @@ def evaluate(
         "group": group,
         "allocation": allocation,
         "mode": mode,
+        "unit": unit,
         "seed": seed,
         "device": device,
         "dtype": dtype,
@@ -253,6 +261,7 @@ def prune(
     group: Group = None,
     allocation: Allocation = None,
     mode: Mode = None,
+    unit: Unit = None,
     calibration: Calibration = None,
     check: Annotated[
         bool, typer.Option("--check", help="Measure perplexity on --text before and after.")
@@ -287,6 +296,7 @@ def prune(
             "group": group,
             "allocation": allocation,
             "mode": mode,
+            "unit": unit,
             "calibration": calibration,
             "text": text,
             "seed": seed,

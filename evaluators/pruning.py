@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ from autoproxy.language.canonical import key
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
+from autoproxy.language.types import Kind
 from evaluators.allocation import (
     ALLOCATIONS,
     alpha_pruning,
@@ -149,6 +151,12 @@ class PruningEvaluator:
         config = PruningConfig.from_options(options)
         check_loading(config.model, device=config.device, dtype=config.dtype)
         return cls(config, cache=cache, notice=notice)
+
+    @classmethod
+    def root_of(cls, options: Mapping[str, Any]) -> Kind:
+        """Return the kind of the formulas that `prune` takes under some options."""
+        del options
+        return Kind.WEIGHT
 
     @staticmethod
     def shipped() -> dict[str, str]:
@@ -296,7 +304,7 @@ class PruningEvaluator:
             found = self._begun.pop(key(expression), [])
             if len(found) >= count:
                 found = []
-            with applied(self._weights, self._unpacked(masks)):
+            with self._applied(masks):
                 found += references.compare(self._loaded.model, len(found), count)
             seconds = time.monotonic() - start
             if not all(math.isfinite(c.kl) and math.isfinite(c.nll) for c in found):
@@ -315,7 +323,7 @@ class PruningEvaluator:
         masks = self._masks_of(expression)
         if isinstance(masks, Failed):
             raise ConfigError(f"{expression} cannot be confirmed: {masks.reason}")
-        with applied(self._weights, self._unpacked(masks)):
+        with self._applied(masks):
             return tuple(block_losses(self._loaded.model, self._fresh_blocks))
 
     def report(
@@ -362,7 +370,7 @@ class PruningEvaluator:
         masks = self._make_masks(candidate, seed)
         if isinstance(masks, Failed):
             raise ConfigError(f"{candidate} cannot be reported: {masks.reason}")
-        with applied(self._weights, self._unpacked(masks)):
+        with self._applied(masks):
             yield
 
     def _made_by(self, method: Method, seed: int) -> dict[str, Tensor]:
@@ -750,8 +758,9 @@ class PruningEvaluator:
     def _shares_of_file(self, sparsity: Fraction) -> list[Fraction]:
         return read_allocation(Path(self._config.allocation), len(self._by_layer), sparsity)
 
-    def _unpacked(self, masks: Masks) -> dict[str, Tensor]:
-        return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+    def _applied(self, masks: Masks) -> AbstractContextManager[None]:
+        unpacked = {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+        return applied(self._weights, unpacked)
 
 
 def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text]:

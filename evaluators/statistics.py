@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,7 @@ FLOWING = frozenset(
 """Those of what goes into and out of layers, which one forward pass gives."""
 
 GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
+BLOCKWISE = frozenset({"block_angle", "block_change", "block_index"})
 PROVIDED = frozenset(VOCABULARY)
 EXTRAS = frozenset({"moments", "x_sum"})
 """What methods read that expressions cannot: H = (2/N) sum x x^T, (d_in, d_in), and (1/N) times
@@ -64,6 +66,8 @@ def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statis
         _merge(found, _gradients(loaded.model, layers, blocks, wanted))
     if "g_region" in wanted:
         _merge(found, _regional(loaded.model, layers, blocks))
+    if wanted & BLOCKWISE:
+        _merge(found, _blockwise(loaded.model, layers, blocks, wanted))
     return found
 
 
@@ -270,6 +274,47 @@ def _regional(model: PreTrainedModel, layers: Mapping[str, Layer], blocks: Tenso
                 torch.linalg.vector_norm(states.float()).backward()
     for values in found.values():
         values["g_region"].div_(len(blocks)).sqrt_()
+    return found
+
+
+def _blockwise(
+    model: PreTrainedModel,
+    layers: Mapping[str, Layer],
+    blocks: Tensor,
+    wanted: frozenset[str],
+) -> Statistics:
+    """Measure what each decoder layer does to hidden states; its matrices all have the same."""
+    roots = list(decoder_layers(model))
+    angles, changes = [0.0] * len(roots), [0.0] * len(roots)
+
+    def see(number: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = args[0] if args else kwargs["hidden_states"]
+        made = output[0] if isinstance(output, tuple) else output
+        before = given.reshape(-1, given.shape[-1]).double()
+        after = made.reshape(-1, made.shape[-1]).double()
+        cosine = nn.functional.cosine_similarity(before, after, dim=1, eps=1e-30).clamp(-1.0, 1.0)
+        change = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-30)
+        angles[number] += float(cosine.acos().mean()) / math.pi / len(blocks)
+        changes[number] += float(change.mean()) / len(blocks)
+
+    def hook(number: int) -> Callable[..., None]:
+        return lambda _, args, kwargs, output: see(number, args, kwargs, output)
+
+    with hooked(
+        root.register_forward_hook(hook(n), with_kwargs=True) for n, root in enumerate(roots)
+    ):
+        for block in blocks if wanted - {"block_index"} else ():
+            _forward(model, block)
+    found: Statistics = {}
+    for number, root in enumerate(roots):
+        inside = set(root.modules())
+        known: tuple[tuple[str, Sequence[float]], ...] = (
+            ("block_angle", angles),
+            ("block_change", changes),
+            ("block_index", range(len(roots))),
+        )
+        values = {n: torch.tensor([[float(v[number])]]) for n, v in known if n in wanted}
+        found |= {n: dict(values) for n, layer in layers.items() if layer.module in inside}
     return found
 
 

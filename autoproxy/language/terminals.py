@@ -118,6 +118,32 @@ _TERMINALS = (
         "none",
         "uniform in [0, 1), drawn anew for each layer from the protocol's seed: the floor",
     ),
+    Terminal(
+        "block_angle",
+        Kind.SCALAR,
+        True,
+        r"\theta_{\mathrm{block}}",
+        "half turns",
+        "mean over tokens of the angle between the hidden states that go into the decoder layer "
+        "around it and those that come out, over pi: in [0, 1]",
+    ),
+    Terminal(
+        "block_change",
+        Kind.SCALAR,
+        True,
+        r"\Delta_{\mathrm{block}}",
+        "none",
+        "mean over tokens of ||out - in||_2 / ||in||_2 of the hidden states of the decoder layer "
+        "around it",
+    ),
+    Terminal(
+        "block_index",
+        Kind.SCALAR,
+        True,
+        r"\ell_{\mathrm{block}}",
+        "none",
+        "number of the decoder layer around it, 0 for the first",
+    ),
 )
 
 VOCABULARY: Mapping[str, Terminal] = MappingProxyType({t.name: t for t in _TERMINALS})

@@ -1,6 +1,7 @@
 """Statistics, against recording modules and the plain formulas in float64; and their cache."""
 
 import copy
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -143,11 +144,50 @@ def region_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
     }
 
 
+class BlockRecorder(nn.Module):
+    """A decoder layer that writes down what goes in and out."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(states, *args, **kwargs)
+        self.seen += list(zip(states[0], output[0], strict=True))  # token by token
+        return output
+
+
+def block_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
+    """The angle by the law of cosines, which asks for three lengths and no product."""
+    model = doubled(model)
+    names = list(prunable(model))
+    recorders = [BlockRecorder(layer) for layer in model.model.layers]
+    model.model.layers = nn.ModuleList(recorders)
+    with torch.no_grad():
+        for block in blocks:
+            model(block.unsqueeze(0), use_cache=False)
+    values = {}
+    for index, recorder in enumerate(recorders):
+        angles, changes = [], []
+        for before, after in recorder.seen:
+            a, b, c = (float(v.square().sum().sqrt()) for v in (before, after, after - before))
+            angles.append(math.degrees(math.acos((a * a + b * b - c * c) / (2 * a * b))) / 180)
+            changes.append(c / a)
+        values[str(index)] = {
+            "block_angle": torch.tensor([[sum(angles) / len(angles)]], dtype=torch.float64),
+            "block_change": torch.tensor([[sum(changes) / len(changes)]], dtype=torch.float64),
+            "block_index": torch.tensor([[index]], dtype=torch.float64),
+        }
+    return {name: values[name.split(".")[2]] for name in names}
+
+
 ORACLES: dict[str, Callable[[PreTrainedModel, Tensor], Statistics]] = {
     **dict.fromkeys(("x_norm", "x_mean", "x_var", "x_max", "x_sum", "y_norm"), flow_oracle),
     **dict.fromkeys(("h_inv", "u_diag", "moments"), flow_oracle),
     **dict.fromkeys(("g", "g_norm", "g_abs"), gradient_oracle),
     "g_region": region_oracle,
+    **dict.fromkeys(("block_angle", "block_change", "block_index"), block_oracle),
 }
 
 
@@ -213,6 +253,7 @@ def test_shapes_are_those_of_the_kinds(measured: tuple[PreTrainedModel, Statisti
                 Kind.WEIGHT: (rows, columns),
                 Kind.PER_INPUT: (1, columns),
                 Kind.PER_OUTPUT: (rows, 1),
+                Kind.SCALAR: (1, 1),
             }[VOCABULARY[name].kind]
             assert tuple(value.shape) == shape, name
             assert not VOCABULARY[name].nonnegative or bool((value >= 0).all())

@@ -80,7 +80,7 @@ class Layer:
 
     def terminals(self) -> dict[str, torch.Tensor]:
         tokens = self.x.reshape(-1, COLUMNS)
-        made = {
+        made: dict[str, Array | float] = {
             "W": self.w,
             "x_norm": self.s,
             "x_mean": tokens.mean(axis=0),
@@ -92,6 +92,9 @@ class Layer:
             "h_inv": np.diag(np.linalg.inv(self.h)),
             "u_diag": np.sqrt(self.conditional),
             "noise": self.noise,
+            "block_angle": 0.25,
+            "block_change": 0.75,
+            "block_index": 3.0,
         }
         return {
             name: torch.from_numpy(np.atleast_2d(value).astype(np.float32))
@@ -176,11 +179,35 @@ WEIGHTS: dict[str, Callable[[Layer], Array]] = {
 }
 
 CHANNELS: dict[str, Callable[[Layer], Array]] = {
+    "random": lambda d: d.noise.mean(axis=0),
+    "magnitude": lambda d: np.sqrt((d.w**2).sum(axis=0)),
     "wanda-sp": lambda d: (d.a * d.s).sum(axis=0),
     "flap-ifv": lambda d: d.x.reshape(-1, COLUMNS).var(axis=0),
     "flap-wifv": lambda d: d.x.reshape(-1, COLUMNS).var(axis=0) * (d.w**2).sum(axis=0),
     "flap-wifn": lambda d: (d.a * d.s).mean(axis=0),
     "ppsp": lambda d: np.sqrt(((d.s**2 * d.w**2) ** 2).sum(axis=0)),
+    "taylor": lambda d: np.abs(d.w * d.gradients.sum(axis=0)).sum(axis=0),
+    "taylor-vector": lambda d: np.abs((d.w * d.gradients.sum(axis=0)).sum(axis=0)),
+}
+
+HEADS: dict[str, Callable[[Layer], Array]] = {
+    **{name: CHANNELS[name] for name in ("random", "wanda-sp", "ppsp", "taylor")},
+    "magnitude": lambda d: (d.w**2).sum(axis=0),
+    **{
+        name: lambda d, name=name: CHANNELS[name](d) ** 2  # type: ignore[misc]
+        for name in ("flap-ifv", "flap-wifv", "flap-wifn")
+    },
+}
+
+BLOCKS: dict[str, Callable[[Layer], Array]] = {
+    "random": lambda d: d.noise.mean(keepdims=True),
+    "last": lambda d: np.array(-3.0),
+    "first": lambda d: np.array(3.0),
+    "magnitude": lambda d: d.a.mean(keepdims=True),
+    "wanda-mean": lambda d: (d.a * d.s).mean(keepdims=True),
+    "taylor": lambda d: np.abs(d.w * d.gradients.sum(axis=0)).sum(keepdims=True),
+    "angle": lambda d: np.array(0.25),
+    "change": lambda d: np.array(0.75),
 }
 
 
@@ -191,7 +218,12 @@ def value(expression: Expression, terminals: dict[str, torch.Tensor]) -> torch.T
 
 @pytest.mark.parametrize(
     ("space", "oracles"),
-    [(importance.SPACE, WEIGHTS), (structured.SPACE, CHANNELS)],
+    [
+        (importance.SPACE, WEIGHTS),
+        (structured.CHANNELS, CHANNELS),
+        (structured.HEADS, HEADS),
+        (structured.BLOCKS, BLOCKS),
+    ],
     ids=lambda given: getattr(given, "name", ""),
 )
 def test_every_hand_made_metric_is_its_formula(

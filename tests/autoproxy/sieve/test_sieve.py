@@ -150,6 +150,7 @@ def test_foreign_primitives_are_no_fault() -> None:
         (Kind.PER_OUTPUT, "row_sum(abs(W))", "kept", "kept"),
         (Kind.SCALAR, "2", "varies", "varies"),
         (Kind.SCALAR, "all_mean(W)", "kept", "kept"),
+        (Kind.SCALAR, "block_angle", "kept", "kept"),  # decoder layers are compared
         (Kind.PER_INPUT, "x_norm", "kept", "kept"),
         (Kind.WEIGHT, "mul(x_norm, y_norm)", "kept", "kept"),
     ],
@@ -157,7 +158,9 @@ def test_foreign_primitives_are_no_fault() -> None:
 def test_something_must_vary_among_what_is_compared(
     root: Kind, text: str, row: str, matrix: str
 ) -> None:
-    space = dataclasses.replace(EVERYTHING, root=root)
+    space = dataclasses.replace(
+        EVERYTHING, root=root, terminals={**EVERYTHING.terminals, "block_angle": 1}
+    )
     assert judged(text, space=space) == [row]
     whole = Scripted(blindness=Blindness.MATRIX)
     assert judged(text, space=space, evaluator=whole) == [matrix]
