@@ -79,6 +79,7 @@ def summary(console: Console, found: Mapping[str, Any]) -> None:
     winner = found["winner"]
     console.print(f"\n[bold]Run {escape(found['run'])}[/]")
     console.print(_funnel_table(found["funnel"], found["evaluations_saved"]))
+    console.print(_ladder_line(found["ladder"]))
     console.print(_front_table(found["front"], found["objective"]))
     console.print(_baseline_table(found["baselines"], found["objective"]))
     random = found["random_search"]
@@ -88,10 +89,11 @@ def summary(console: Console, found: Mapping[str, Any]) -> None:
             f"{found['objective']['name']} {random['best']['value']:.4f}  "
             f"{escape(random['best']['formula'])}"
         )
-    console.print(_report_table(found["report"], found["report_protocol"]))
+    for report in found["reports"]:
+        console.print(_report_table(report["entries"], report["protocol"]))
     console.print(f"[bold]Winner[/] {escape(winner['formula'])}")
     console.print(
-        f"{found['objective']['name']} {winner['value']:.4f} {found['objective']['unit']} on the "
+        f"{found['objective']['name']} {winner['value']:.4f} ({found['objective']['unit']}) on the "
         f"search text; {found['seconds']:.0f} s in all; exported: autoproxy export "
         f"{escape(found['run'])}"
     )
@@ -214,6 +216,19 @@ def _funnel_table(funnel: Mapping[str, int], saved: int) -> Table:
     for name, count in funnel.items():  # downwards: side by side they need a wide terminal
         table.add_row(name, str(count))
     return table
+
+
+def _ladder_line(ladder: Sequence[Mapping[str, Any]]) -> str:
+    """Return which rung screened at the end, and how well the rungs order the best."""
+    known = [rung for rung in ladder if rung["rank_correlation"] is not None]
+    if not known:
+        return "Ladder: one rung"
+    told = ", ".join(f"{r['fidelity']:.3g}: {r['rank_correlation']:.2f}" for r in known)
+    screens = [f"{rung['fidelity']:.3g}" for rung in ladder if rung["screens"]]
+    return (
+        f"Ladder: screened at fidelity {screens[0] if screens else '1'}; rank correlation with the "
+        f"full value over {known[0]['pairs']} candidates: {told}"
+    )
 
 
 def _front_table(front: Sequence[Mapping[str, Any]], objective: Mapping[str, str]) -> Table:

@@ -1,5 +1,6 @@
 """The pruning evaluator: what an importance does to a language model when it decides the mask."""
 
+import contextlib
 import gc
 import hashlib
 import inspect
@@ -7,6 +8,8 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import (
+    BLOCK,
     Direction,
     Failed,
     Fingerprint,
@@ -30,30 +34,45 @@ from autoproxy.language import meanings
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.canonical import key
 from autoproxy.language.expression import Expression
+from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
+from autoproxy.language.types import Kind
+from evaluators.allocation import (
+    ALLOCATIONS,
+    alpha_pruning,
+    outlier_share,
+    owl,
+    read_allocation,
+    tail_exponent,
+)
 from evaluators.behaviour import Probe, judge_orders, row_local
 from evaluators.config import PruningConfig
 from evaluators.layers import compared, prunable, skipped, weights_of
 from evaluators.masks import (
     NM,
     SPANNING,
+    Pattern,
     Unstructured,
     applied,
     check_fits,
     columns_of,
+    given_back,
     keep_mask,
     keep_masks,
     mask_hash,
     pack,
+    replaced,
     unpack,
 )
+from evaluators.methods import METHODS, Method
 from evaluators.models import LoadedModel, load_model
-from evaluators.perplexity import Reference, block_losses, perplexity
+from evaluators.perplexity import Comparison, Reference, block_losses, perplexity
 from evaluators.room import check_loading, check_room, needs
 from evaluators.source import find_source
 from evaluators.starter import SHIPPED, starter_folder
-from evaluators.statistics import PROVIDED, Statistics, cached_statistics, noise
+from evaluators.statistics import FLOWING, PROVIDED, Statistics, cached_statistics, flows, noise
 from evaluators.text import Text, blocks, read_text, refuse_overlap
+from evaluators.walk import Walk
 from evaluators.writing import Decision, counts, finite, write_pruned
 
 VERSION = 1
@@ -61,6 +80,9 @@ VERSION = 1
 
 MASK_CACHE_BYTES = 512 * 1024**2
 """Masks of the latest candidates that are kept as bits, between identity and measurement."""
+
+WANDA = parse("mul(abs(W), x_norm)")
+"""What OWL counts outliers of."""
 
 Masks = dict[str, NDArray[np.uint8]]
 
@@ -81,6 +103,7 @@ class PruningEvaluator:
         notice: Told once when something was mended on the way, such as a corrupted cache.
         roles: The texts that are read at once and kept apart; that of the search is read when
             something is searched.
+        loaded: The model, where another evaluator of it holds it already.
     """
 
     def __init__(
@@ -90,13 +113,14 @@ class PruningEvaluator:
         cache: Path,
         notice: Callable[[str], None],
         roles: Sequence[str] = ("calibration", "text"),
+        loaded: LoadedModel | None = None,
     ) -> None:
         self._config = config
         self._cache = cache
         self._notice = notice
         self._pattern = config.condition
         self._texts = _read_texts(config, *roles)
-        self._loaded = load_model(config.model, device=config.device, dtype=config.dtype)
+        self._loaded = loaded or load_model(config.model, device=config.device, dtype=config.dtype)
         self._length = config.sequence_length(self._loaded.max_length)
         self._layers = prunable(self._loaded.model)
         self._weights = weights_of(self._layers)
@@ -104,10 +128,16 @@ class PruningEvaluator:
         if self._skipped:
             notice(f"stay dense: {_in_words(self._skipped)}")
         check_fits(self._pattern, config.group, self._weights)
-        group = "block" if isinstance(self._pattern, NM) else config.group
-        self._sets = compared(self._loaded.model, self._layers, group)
+        self._group = "block" if isinstance(self._pattern, NM) else config.group
+        self._by_layer = compared(self._loaded.model, self._layers, "layer")
+        self._sets = compared(self._loaded.model, self._layers, self._group)
+        # What is compared over the model is probed so, even if masks are then made row by row.
+        self._probed_group = "model" if config.allocation == "metric" else self._group
+        self._probed = compared(self._loaded.model, self._layers, self._probed_group)
         self._statistics: dict[int, Statistics] = {}
+        self._outliers_of: dict[int, list[float]] = {}
         self._masks: OrderedDict[str, Masks] = OrderedDict()
+        self._begun: dict[str, list[Comparison]] = {}  # by key, on the first blocks
 
     @classmethod
     def from_options(
@@ -122,6 +152,12 @@ class PruningEvaluator:
         check_loading(config.model, device=config.device, dtype=config.dtype)
         return cls(config, cache=cache, notice=notice)
 
+    @classmethod
+    def root_of(cls, options: Mapping[str, Any]) -> Kind:
+        """Return the kind of the formulas that `prune` takes under some options."""
+        del options
+        return Kind.WEIGHT
+
     @staticmethod
     def shipped() -> dict[str, str]:
         """Return where the models lie that need no download; an error says what to do."""
@@ -133,6 +169,12 @@ class PruningEvaluator:
     def __exit__(self, *_: object) -> None:
         self._statistics.clear()
         self._masks.clear()
+        self._begun.clear()
+
+    @property
+    def conditions(self) -> "tuple[PruningEvaluator]":
+        """What the report is made of: this one condition."""
+        return (self,)
 
     @property
     def objective(self) -> Objective:
@@ -146,16 +188,16 @@ class PruningEvaluator:
 
     @property
     def fidelities(self) -> tuple[float, ...]:
-        """The first validation block alone, then all of them."""
+        """One validation block, two, ... all of them."""
         count = self._config.validation_blocks
-        return (1.0,) if count == 1 else (1 / count, 1.0)
+        return tuple(number / count for number in range(1, count + 1))
 
     @property
     def blindness(self) -> Blindness:
         """Orders within a row (or a block of it), within a matrix, or over several."""
-        if isinstance(self._pattern, NM) or self._config.group == "row":
-            return Blindness.ROW
-        return Blindness.WHOLE if self._config.group in SPANNING else Blindness.MATRIX
+        if self._probed_group in SPANNING:
+            return Blindness.WHOLE
+        return Blindness.ROW if self._group in ("block", "row") else Blindness.MATRIX
 
     def protocol(self) -> dict[str, Any]:
         """Return everything that determines a value."""
@@ -186,32 +228,52 @@ class PruningEvaluator:
             ConfigError: A text is too short.
         """
         _ = self._references, self._report_text
-        self._statistics_for(self._config.seed, frozenset(names))
+        self._statistics_for(self._config.seed, frozenset(names) | WANDA.terminals())
 
     def behaviour(self, expressions: Sequence[Expression]) -> list[Fingerprint | Failed]:
         """Return the order of each importance on sampled rows of every layer, as a digest.
 
         Formulas whose rows do not depend on one another run on the sampled rows alone; the
-        others on whole layers, of which the rows are then taken.
+        others on whole layers, of which the rows are then taken. The distortion is what dropping
+        the least of the sampled rows takes from the layers' outputs, as a multiple of Wanda's.
         """
+        return [judge_orders(probe, self._wanda_error) for probe in self._probe(expressions)]
+
+    @cached_property
+    def _wanda_error(self) -> float:
+        (probe,) = self._probe([WANDA])
+        return probe.error
+
+    def _probe(self, expressions: Sequence[Expression]) -> list[Probe]:
         probes = [Probe() for _ in expressions]
         local = [row_local(expression) for expression in expressions]
         for wanted in (True, False):
             chosen = [i for i, is_local in enumerate(local) if is_local is wanted]
             program = Program([expressions[i] for i in chosen])
-            for names in self._sets if chosen else ():
+            for names in self._probed if chosen else ():
                 samples: list[list[Tensor]] = [[] for _ in chosen]
                 for name in names:
                     for place, sample in enumerate(self._sample(program, name, local=wanted)):
                         samples[place].append(sample)
+                squares = self._grouped([self._sampled_squares(name) for name in names])
                 for i, parts in zip(chosen, samples, strict=True):
-                    probes[i].see(self._grouped(parts))
-        return [judge_orders(probe) for probe in probes]
+                    groups = self._grouped(parts)
+                    probes[i].see(groups)
+                    probes[i].lose(groups, squares, self._pattern)
+        return probes
+
+    def _sampled_squares(self, name: str) -> Tensor:
+        """Return (W_ij ||x_j||)^2 on the sampled rows of a layer."""
+        seed = self._config.seed
+        norms = self._statistics_for(seed, WANDA.terminals())[name]["x_norm"]
+        return (self._weights[name][self._sampled_rows(name)].float() * norms).square()
 
     def _sample(self, program: Program, name: str, *, local: bool) -> Iterator[Tensor]:
         """Yield the sampled rows of each value of a program on one layer."""
         rows = self._sampled_rows(name)
-        inputs = self._inputs(name, program.terminals, self._config.seed)
+        seed = self._config.seed
+        statistics = self._statistics_for(seed, program.terminals)
+        inputs = self._inputs(name, program.terminals, statistics, seed)
         if local:
             inputs = {k: v[rows] if v.shape[0] > 1 else v for k, v in inputs.items()}
         for value in program.run(inputs):
@@ -225,6 +287,8 @@ class PruningEvaluator:
     def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
         """Yield the divergence of the model pruned by each importance.
 
+        What is measured again at a higher fidelity is measured on the further blocks alone.
+
         Args:
             expressions: Importances of root kind Weight.
             fidelity: One of `fidelities`.
@@ -237,15 +301,21 @@ class PruningEvaluator:
             if isinstance(masks, Failed):
                 yield masks
                 continue
-            with applied(self._weights, self._unpacked(masks)):
-                found = list(references.compare(self._loaded.model, count))
-            kl = math.fsum(c.kl for c in found) / count
-            loss = math.fsum(c.nll for c in found) / count
+            found = self._begun.pop(key(expression), [])
+            if len(found) >= count:
+                found = []
+            with self._applied(masks):
+                found += references.compare(self._loaded.model, len(found), count)
             seconds = time.monotonic() - start
-            if not (math.isfinite(kl) and math.isfinite(loss)):
+            if not all(math.isfinite(c.kl) and math.isfinite(c.nll) for c in found):
                 yield Failed("the pruned model's output is not finite", seconds)
                 continue
-            details = {"nll": loss, "perplexity": perplexity([loss])}
+            if fidelity < 1:
+                self._begun[key(expression)] = found
+            kl = math.fsum(c.kl for c in found) / count
+            loss = math.fsum(c.nll for c in found) / count
+            blocks = {f"{BLOCK}{number}": c.kl for number, c in enumerate(found, 1)}
+            details = {"nll": loss, "perplexity": perplexity([loss]), **blocks}
             yield Measured(kl, fidelity, seconds, details)
 
     def confirm(self, expression: Expression) -> tuple[float, ...]:
@@ -253,30 +323,28 @@ class PruningEvaluator:
         masks = self._masks_of(expression)
         if isinstance(masks, Failed):
             raise ConfigError(f"{expression} cannot be confirmed: {masks.reason}")
-        with applied(self._weights, self._unpacked(masks)):
+        with self._applied(masks):
             return tuple(block_losses(self._loaded.model, self._fresh_blocks))
 
     def report(
-        self, expressions: Sequence[Expression], seeds: Iterable[int]
+        self, candidates: Sequence[Expression | str], seeds: Iterable[int]
     ) -> Iterator[dict[str, Any]]:
-        """Yield perplexity and divergence of each importance on the report text.
+        """Yield perplexity and divergence of each candidate on the report text.
 
         Args:
-            expressions: Importances of root kind Weight.
+            candidates: Importances of root kind Weight, and names of `methods`.
             seeds: Of the calibration draws; masks are made anew with each.
 
         Yields:
-            `seed`, `index` (into `expressions`), `perplexity` and `kl` (nats).
+            `seed`, `index` (into `candidates`), `perplexity` and `kl` (nats).
         """
-        needed = frozenset().union(*(e.terminals() for e in expressions))
+        expressions = [one for one in candidates if isinstance(one, Expression)]
+        needed = frozenset[str]().union(*(one.terminals() for one in expressions))
         references = self._report_text  # of the dense model: made before any mask is applied
         for seed in seeds:
             self._statistics_for(seed, needed)
-            for index, expression in enumerate(expressions):
-                masks = self._make_masks(expression, seed)
-                if isinstance(masks, Failed):
-                    raise ConfigError(f"{expression} cannot be reported: {masks.reason}")
-                with applied(self._weights, self._unpacked(masks)):
+            for index, candidate in enumerate(candidates):
+                with self._pruned(candidate, seed):
                     found = list(references.compare(self._loaded.model))
                 yield {
                     "seed": seed,
@@ -286,6 +354,51 @@ class PruningEvaluator:
                 }
             if seed != self._config.seed:
                 del self._statistics[seed]
+
+    @staticmethod
+    def methods() -> Mapping[str, str]:
+        """Return the names of what can be reported beside expressions, with their sources."""
+        return {name: method.source for name, method in METHODS.items()}
+
+    @contextlib.contextmanager
+    def _pruned(self, candidate: Expression | str, seed: int) -> Iterator[None]:
+        """Prune the live model for the block."""
+        if isinstance(candidate, str):
+            with replaced(self._weights, self._made_by(METHODS[candidate], seed)):
+                yield
+            return
+        masks = self._make_masks(candidate, seed)
+        if isinstance(masks, Failed):
+            raise ConfigError(f"{candidate} cannot be reported: {masks.reason}")
+        with self._applied(masks):
+            yield
+
+    def _made_by(self, method: Method, seed: int) -> dict[str, Tensor]:
+        """Return the weights that a method makes of each layer's, decoder layer by decoder layer.
+
+        Its statistics, which may be as large as the weights, are of one decoder layer at a time.
+        """
+        method.check(self._pattern)
+        patterns = self._patterns(Program([WANDA]), seed)
+        if isinstance(patterns, Failed):
+            raise ConfigError(f"{method.name} cannot be given its sparsities: {patterns.reason}")
+        blocks = self._blocks("calibration", self._config.calibration_blocks, seed)
+        walk = Walk(self._loaded.model, blocks)
+        made: dict[str, Tensor] = {}
+        with given_back(self._weights):
+            for number, inside in enumerate(self._by_layer):
+                layers = {name: self._layers[name] for name in inside}
+                seen = flows(layers, walk.runs(number), method.needs)
+                if self._config.mode == "oneshot":
+                    walk.step(number)
+                for name in inside:
+                    live = self._weights[name]
+                    new = method.prune(live.float().contiguous(), seen[name], patterns[name])
+                    made[name] = new.to(live.dtype)
+                    live.copy_(made[name])
+                if self._config.mode == "sequential":
+                    walk.step(number)
+        return made
 
     def dense(self) -> dict[str, float]:
         """Return the perplexity of the model as it is on the report text."""
@@ -423,8 +536,8 @@ class PruningEvaluator:
             "model": self._loaded.name,
             "model_hash": self._loaded.sha256,
             "condition": str(self._pattern),
-            "group": "block" if isinstance(self._pattern, NM) else config.group,
-            "mode": "oneshot-dense",
+            "group": self._group,
+            "mode": "oneshot-dense" if config.mode == "oneshot" else config.mode,
             "ties": "lowest row, then lowest column dropped first",
             "length": self._length,
             "calibration": self._texts["calibration"].name,
@@ -435,7 +548,18 @@ class PruningEvaluator:
             "torch": torch.__version__,
             "meanings": _meanings_hash(),
             **({"skipped": list(self._skipped)} if self._skipped else {}),
+            **self._allocation_protocol(),
         }
+
+    def _allocation_protocol(self) -> dict[str, Any]:
+        """Return how sparsity is given out; nothing where it is the same everywhere."""
+        allocation = self._config.allocation
+        if allocation == "uniform" or isinstance(self._pattern, NM):
+            return {}
+        if allocation in ALLOCATIONS:
+            return {"allocation": allocation}
+        shares = [str(share) for share in self._shares_of_file(self._pattern.sparsity)]
+        return {"allocation": Path(allocation).name, "allocation_hash": content_hash(shares)}
 
     def _statistics_for(self, seed: int, names: frozenset[str]) -> Statistics:
         """Return statistics of the calibration draw of `seed`, measuring those that lack."""
@@ -449,10 +573,12 @@ class PruningEvaluator:
                 known[layer].update(values)
         return known
 
-    def _inputs(self, layer: str, names: frozenset[str], seed: int) -> dict[str, Tensor]:
+    def _inputs(
+        self, layer: str, names: frozenset[str], statistics: Statistics, seed: int
+    ) -> dict[str, Tensor]:
         """Return the terminals of one layer, in float32."""
         weight = self._weights[layer].float().contiguous()  # GPT-2 stores it turned
-        found = {"W": weight, **self._statistics_for(seed, names)[layer]}
+        found = {"W": weight, **statistics[layer]}
         if "noise" in names:
             found["noise"] = noise(layer, weight.shape, seed).to(weight.device)
         return {name: found[name] for name in names | {"W"}}
@@ -463,7 +589,7 @@ class PruningEvaluator:
         Two where the whole model is compared at once, which bounds the memory of a batch.
         """
         rows = self._weights[layer].shape[0]
-        count = min(2 if self._config.group == "model" else 8, rows)
+        count = min(2 if self._probed_group == "model" else 8, rows)
         return torch.arange(count, device=self._weights[layer].device) * rows // count
 
     def _grouped(self, parts: list[Tensor]) -> Tensor:
@@ -472,13 +598,13 @@ class PruningEvaluator:
         Args:
             parts: The sample of each matrix that is compared with the others.
         """
-        columns = columns_of(self._config.group)
+        columns = columns_of(self._probed_group)
         if isinstance(self._pattern, NM):
             return parts[0].reshape(-1, self._pattern.block)
         if columns:
             blocks = parts[0].reshape(len(parts[0]), -1, columns).transpose(0, 1)
             return blocks.reshape(-1, len(parts[0]) * columns)
-        if self._config.group == "row":
+        if self._probed_group == "row":
             return parts[0]
         return torch.cat([part.reshape(1, -1) for part in parts], dim=1)
 
@@ -496,30 +622,145 @@ class PruningEvaluator:
         return self._masks[digest]
 
     def _make_masks(self, expression: Expression, seed: int) -> Masks | Failed:
+        """Return the masks that an importance decides with the calibration draw of `seed`."""
         program = Program([expression])
+        patterns = self._patterns(program, seed)
+        if isinstance(patterns, Failed):
+            return patterns
+        if self._config.mode == "sequential":
+            return self._masks_in_turn(program, patterns, seed)
         masks: Masks = {}
         for names in self._sets:
-            importances: dict[str, Tensor] = {}
-            for name in names:
-                (value,) = program.run(self._inputs(name, program.terminals, seed))
-                if not torch.isfinite(value).all():
-                    return Failed(f"not finite on {name}")
-                importances[name] = value.expand(self._weights[name].shape)
-            for name, mask in self._kept(importances).items():
-                masks[name] = pack(mask)
+            statistics = self._statistics_for(seed, program.terminals)
+            kept = self._kept(program, names, patterns, statistics, seed)
+            if isinstance(kept, Failed):
+                return kept
+            masks |= {name: pack(mask) for name, mask in kept.items()}
         return masks
 
-    def _kept(self, importances: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _masks_in_turn(
+        self, program: Program, patterns: Mapping[str, Pattern], seed: int
+    ) -> Masks | Failed:
+        """Return masks made decoder layer by decoder layer, each behind those already pruned."""
+        flowing = program.terminals & FLOWING
+        dense = self._statistics_for(seed, program.terminals - flowing)
+        blocks = self._blocks("calibration", self._config.calibration_blocks, seed)
+        walk = Walk(self._loaded.model, blocks)
+        masks: Masks = {}
+        with given_back(self._weights):
+            for number, inside in enumerate(self._by_layer):
+                layers = {name: self._layers[name] for name in inside}
+                seen = flows(layers, walk.runs(number), flowing)
+                here = {name: {**dense[name], **seen[name]} for name in inside}
+                apart = [[name] for name in inside]
+                for names in [inside] if self._group == "layer" else apart:
+                    kept = self._kept(program, names, patterns, here, seed)
+                    if isinstance(kept, Failed):
+                        return kept
+                    for name, mask in kept.items():
+                        masks[name] = pack(mask)
+                        self._weights[name].masked_fill_(~mask, 0.0)
+                walk.step(number)
+        return masks
+
+    def _kept(
+        self,
+        program: Program,
+        names: Sequence[str],
+        patterns: Mapping[str, Pattern],
+        statistics: Statistics,
+        seed: int,
+    ) -> Mapping[str, Tensor] | Failed:
         """Return the masks of matrices that are compared together."""
-        if len(importances) > 1 and isinstance(self._pattern, Unstructured):
-            return keep_masks(importances, self._pattern)
+        importances = self._importances(program, names, statistics, seed)
+        if isinstance(importances, Failed):
+            return importances
+        pattern = patterns[names[0]]  # the same of all that are compared
+        if len(names) > 1 and isinstance(pattern, Unstructured):
+            return keep_masks(importances, pattern)
         return {
-            name: keep_mask(importance, self._pattern, self._config.group)
-            for name, importance in importances.items()
+            name: keep_mask(values, patterns[name], self._config.group)
+            for name, values in importances.items()
         }
 
-    def _unpacked(self, masks: Masks) -> dict[str, Tensor]:
-        return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+    def _importances(
+        self, program: Program, names: Iterable[str], statistics: Statistics, seed: int
+    ) -> dict[str, Tensor] | Failed:
+        found: dict[str, Tensor] = {}
+        for name in names:
+            (value,) = program.run(self._inputs(name, program.terminals, statistics, seed))
+            if not torch.isfinite(value).all():
+                return Failed(f"not finite on {name}")
+            found[name] = value.expand(self._weights[name].shape)
+        return found
+
+    def _patterns(self, program: Program, seed: int) -> Mapping[str, Pattern] | Failed:
+        """Return how many are dropped of each matrix, by its name."""
+        pattern = self._pattern
+        if self._config.allocation == "uniform" or isinstance(pattern, NM):
+            return dict.fromkeys(self._layers, pattern)
+        shares = self._shares(pattern.sparsity, program, seed)
+        if isinstance(shares, Failed):
+            return shares
+        return {
+            name: Unstructured(share)
+            for names, share in zip(self._by_layer, shares, strict=True)
+            for name in names
+        }
+
+    def _shares(
+        self, sparsity: Fraction, program: Program, seed: int
+    ) -> Sequence[Fraction] | Failed:
+        """Return the sparsity of each decoder layer."""
+        kind = self._config.allocation
+        if kind == "owl":
+            return owl(self._outliers(seed), sparsity)
+        if kind == "alpha":
+            sizes = [sum(self._weights[n].numel() for n in names) for names in self._by_layer]
+            return alpha_pruning(self._tail_exponents, sizes, sparsity)
+        if kind != "metric":
+            return self._shares_of_file(sparsity)
+        statistics = self._statistics_for(seed, program.terminals)
+        importances = self._importances(program, self._layers, statistics, seed)
+        if isinstance(importances, Failed):
+            return importances
+        kept = keep_masks(importances, Unstructured(sparsity))
+        return [
+            Fraction(
+                sum(int((~kept[name]).sum()) for name in names),
+                sum(kept[name].numel() for name in names),
+            )
+            for names in self._by_layer
+        ]
+
+    def _outliers(self, seed: int) -> list[float]:
+        """Return the share of outliers of Wanda's importance in each decoder layer."""
+        if seed in self._outliers_of:
+            return self._outliers_of[seed]
+        wanda = Program([WANDA])
+        statistics = self._statistics_for(seed, wanda.terminals)
+        shares = []
+        for names in self._by_layer:
+            importances = self._importances(wanda, names, statistics, seed)
+            if isinstance(importances, Failed):
+                raise ConfigError(f"allocation owl: Wanda's importance is {importances.reason}")
+            shares.append(outlier_share(list(importances.values())))
+        self._outliers_of[seed] = shares
+        return shares
+
+    @cached_property
+    def _tail_exponents(self) -> list[float]:
+        return [
+            math.fsum(tail_exponent(self._weights[name]) for name in names) / len(names)
+            for names in self._by_layer
+        ]
+
+    def _shares_of_file(self, sparsity: Fraction) -> list[Fraction]:
+        return read_allocation(Path(self._config.allocation), len(self._by_layer), sparsity)
+
+    def _applied(self, masks: Masks) -> AbstractContextManager[None]:
+        unpacked = {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+        return applied(self._weights, unpacked)
 
 
 def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text]:

@@ -11,6 +11,7 @@ import torch
 from autoproxy.errors import ConfigError, StorageError, words_of
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
+from evaluators.hessian import SECOND_MOMENTS
 from evaluators.masks import SPANNING
 from evaluators.models import find_device, find_dtype
 from evaluators.source import Source, planned_model
@@ -59,7 +60,7 @@ def needs(source: Source, terminals: frozenset[str], *, dtype: str, group: str) 
         VOCABULARY[name].kind is Kind.WEIGHT for name in terminals - {"W", "noise"}
     )  # such as gradients
     collecting = 4 * weights * (large + (large > 0))  # one is copied when it is written
-    if "h_inv" in terminals:
+    if terminals & SECOND_MOMENTS:
         collecting += _second_moments(source.shapes)
     largest = max(d_out * d_in for d_out, d_in in source.shapes.values())
     together = _together(source.shapes, group)

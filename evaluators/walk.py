@@ -34,16 +34,22 @@ class Walk:
         self._calls: list[_Call] = []
         self._states = [self._enter(block) for block in blocks]
 
-    @torch.no_grad()
-    def run(self, number: int) -> Iterator[Tensor]:
-        """Yield what decoder layer `number` makes of each block, (1, length, width)."""
-        layer, call = self._layers[number], self._calls[number]
-        for states in self._states:
-            yield call.on(layer, states)
+    def runs(self, number: int) -> list[Callable[[], Tensor]]:
+        """Return one function a block, of what decoder layer `number` makes of it.
+
+        Each returns (1, length, width) and leaves the walk where it is.
+        """
+        run = functools.partial(self._run, self._layers[number], self._calls[number])
+        return [functools.partial(run, states) for states in self._states]
 
     def step(self, number: int) -> None:
         """Go on through decoder layer `number`, as it is now."""
-        self._states = list(self.run(number))
+        self._states = [run() for run in self.runs(number)]
+
+    @staticmethod
+    @torch.no_grad()
+    def _run(layer: nn.Module, call: "_Call", states: Tensor) -> Tensor:
+        return call.on(layer, states)
 
     @torch.no_grad()
     def leave(self) -> Iterator[Tensor]:

@@ -81,18 +81,23 @@ def write_pruned(
         OSError: The folder cannot be written.
     """
     loaded = load_model(source.name, device="cpu", dtype=source.dtype)
+    note_unread(loaded, notice)
+    _apply(loaded, masks)
+    try:
+        save_folder(loaded, source, folder)
+        write_masks(folder / MASKS, masks, source.shapes)
+        _let_read(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+
+
+def note_unread(loaded: LoadedModel, notice: Callable[[str], None]) -> None:
+    """Tell of tensors in a model's files that will not be written, where there are any."""
     if loaded.unread:
         notice(
             f"{len(loaded.unread)} tensors of the files (such as {loaded.unread[0]}) are not part "
             "of the model and are left out"
         )
-    _apply(loaded, masks)
-    try:
-        _save(loaded, source, folder)
-        write_masks(folder / MASKS, masks, source.shapes)
-        _let_read(folder)
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
 
 
 def write_masks(
@@ -178,7 +183,8 @@ def _apply(loaded: LoadedModel, masks: Mapping[str, NDArray[np.uint8]]) -> None:
         weight.masked_fill_(~unpack(bits, weight), 0.0)
 
 
-def _save(loaded: LoadedModel, source: Source, folder: Path) -> None:
+def save_folder(loaded: LoadedModel, source: Source, folder: Path) -> None:
+    """Write a model as it is now, in the types of its source, with all that belongs to it."""
     loaded.model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
     (folder / "generation_config.json").unlink(missing_ok=True)  # the source's goes along, if any
     loaded.tokenizer.save_pretrained(folder)

@@ -62,11 +62,11 @@ def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) 
         workspace, metric=order.metric, baseline=order.baseline, space=order.space
     )
     name = _known_name(name, expression, order.space)
-    _check_kind(name, expression)
     if not order.check and (order.options.get("text") or order.options.get("text_blocks")):
         raise ConfigError("--text and --text-blocks are what --check reads; add --check")
     said = {word: value for word, value in order.options.items() if value is not None}
     pruner = loading.pruner(order.evaluator)
+    _check_kind(name, expression, pruner.root_of(said))
     notices: list[str] = []
 
     def tell(stage: str, notice: str | None) -> None:
@@ -101,14 +101,21 @@ def _known_name(name: str, expression: Expression, space: str) -> str:
     return name if name in known or not known else known[0]
 
 
-def _check_kind(name: str, expression: Expression) -> None:
+def _check_kind(name: str, expression: Expression, wanted: Kind) -> None:
     kind = kind_of(expression)
-    if kind is not Kind.WEIGHT:
+    if kind is not wanted:
         told = name if name == str(expression) else f"{name} ({expression})"
         raise ConfigError(
-            f"{told} is of kind {kind.value}, but pruning needs a value for each weight, of kind "
-            "Weight; multiply by abs(W), for example"
+            f"{told} is of kind {kind.value}, but pruning needs {_NEEDS[wanted]}, for example"
         )
+
+
+_NEEDS = {
+    Kind.WEIGHT: "a value for each weight, of kind Weight; multiply by abs(W)",
+    Kind.PER_INPUT: "a value for each input, of kind PerInput; take col_sum(...) of it",
+    Kind.PER_OUTPUT: "a value for each output, of kind PerOutput; take row_sum(...) of it",
+    Kind.SCALAR: "one value for each matrix, of kind Scalar; take all_mean(...) of it",
+}
 
 
 def _command(

@@ -24,14 +24,19 @@ class SearchConfig:
         minutes: When to stop at the latest, None for never; the run then ends at a logged slot.
         strategy: `evolve`, or `random` for the same sieve and initialiser without breeding.
         population: Individuals that stay after each generation.
-        batch: Proposals in a generation.
-        first_batch: Proposals in the first generation, all random.
+        batch: Candidates of a generation that the sieve lets through; it proposes until it has
+            them, or eight times as many were proposed.
+        first_batch: The same of the first generation, whose proposals are all random.
         crossover: Chance that a child has two parents.
         immigrants: Chance that a proposal is random in a later generation.
         tournament: How many are drawn when a parent is chosen; the best of them breeds.
         tries: How often a slot may draw until its proposal is new.
         selection: `nsga2` (value against complexity) or `best` (value alone).
-        promote: Share of the candidates of a cheap rung that go on to the full measurement.
+        reject: How many times Wanda's distortion a candidate may have before it is dropped
+            unmeasured; 0 for never.
+        promote: Share of the candidates of a cheap rung that go on.
+        race: Whether a candidate that goes on is stopped as soon as it is significantly worse,
+            block by block, than the middle of the population.
         finalists: How many are re-ranked on fresh blocks at the end.
         seeds: Whether the hand-made metrics start in the population.
     """
@@ -48,7 +53,9 @@ class SearchConfig:
     tournament: int = 2
     tries: int = 8
     selection: str = "nsga2"
+    reject: float = 1.4
     promote: float = 0.1
+    race: bool = True
     finalists: int = 10
     seeds: bool = False
 
@@ -63,6 +70,7 @@ class SearchConfig:
         _within("crossover", self.crossover, 0, 1)
         _within("immigrants", self.immigrants, 0, 1)
         _within("promote", self.promote, 0.01, 1)
+        _within("reject", self.reject, 0, 1e6)
         if self.minutes is not None:
             _within("minutes", self.minutes, 0.01, 1e6)
         for name, value, known in (

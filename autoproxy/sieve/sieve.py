@@ -14,9 +14,10 @@ from autoproxy.spaces import SearchSpace
 
 HOPELESS = Rule("hopeless", Cost.BEHAVIOUR)
 SAME_ORDER = Rule("same-order", Cost.BEHAVIOUR)
+DISTORTING = Rule("distorting", Cost.BEHAVIOUR)
 SAME_MASK = Rule("same-mask", Cost.IDENTITY)
 
-RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, SAME_ORDER, SAME_MASK)
+RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, SAME_ORDER, DISTORTING, SAME_MASK)
 
 
 class Sieve:
@@ -24,10 +25,16 @@ class Sieve:
 
     The state is what this run has seen; handing the same proposals in the same order to a new
     sieve gives the same verdicts, which is what makes resuming by replay exact.
+
+    Args:
+        space: Words and limits.
+        evaluator: Gives fingerprints and identities.
+        reject: Distortion above which a candidate is dropped; 0 for never.
     """
 
-    def __init__(self, space: SearchSpace, evaluator: Evaluator) -> None:
+    def __init__(self, space: SearchSpace, evaluator: Evaluator, reject: float = 0.0) -> None:
         self._evaluator = evaluator
+        self._reject = reject
         self._context = Context(space, evaluator.blindness)
 
     def judge(self, proposals: Sequence[tuple[int, Expression]]) -> list[Verdict]:
@@ -83,6 +90,10 @@ class Sieve:
         first = self._context.first_slot("fingerprint", behaviour.digest, slot)
         if first is not None:
             return Dropped(SAME_ORDER.name, f"on real rows the same order as slot {first}")
+        distortion = behaviour.distortion
+        if self._reject and distortion is not None and distortion > self._reject:
+            told = f"its distortion is {distortion:.3g} times that of a good metric"
+            return Dropped(DISTORTING.name, told)
         identity = self._evaluator.identity(expression)
         if isinstance(identity, Failed):
             return Dropped(HOPELESS.name, identity.reason)

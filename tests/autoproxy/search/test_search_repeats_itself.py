@@ -192,7 +192,7 @@ def test_a_failure_is_told_and_never_enters_the_population(monkeypatch: pytest.M
 def test_the_budget_is_kept_and_charged(evaluations: float, strategy: str) -> None:
     evaluator = ToyEvaluator()
     state = search(replace(CONFIG, evaluations=evaluations, strategy=strategy), evaluator=evaluator)
-    charged = sum(fidelity for _, fidelity in evaluator.measured)
+    charged = sum(dict(evaluator.measured).values())  # of each candidate, its dearest measurement
     assert state.spent == pytest.approx(charged)
     # The last measurement may be a full one; no other may begin once the budget is spent.
     assert evaluations <= charged < evaluations + 1
@@ -348,7 +348,7 @@ def test_a_slot_draws_again_until_its_proposal_is_new() -> None:
 def test_immigrants_and_children_come_in_the_share_that_is_asked() -> None:
     for immigrants, crossover in ((0.0, 1.0), (1.0, 1.0), (0.0, 0.0)):
         memory = DictMemory()
-        config = replace(CONFIG, immigrants=immigrants, crossover=crossover, evaluations=20)
+        config = replace(CONFIG, immigrants=immigrants, crossover=crossover, evaluations=40)
         search(config, memory)
         later = [fate.proposal for fate in memory.fates if fate.generation > 1]
         assert len(later) > 10

@@ -150,6 +150,7 @@ def test_foreign_primitives_are_no_fault() -> None:
         (Kind.PER_OUTPUT, "row_sum(abs(W))", "kept", "kept"),
         (Kind.SCALAR, "2", "varies", "varies"),
         (Kind.SCALAR, "all_mean(W)", "kept", "kept"),
+        (Kind.SCALAR, "block_angle", "kept", "kept"),  # decoder layers are compared
         (Kind.PER_INPUT, "x_norm", "kept", "kept"),
         (Kind.WEIGHT, "mul(x_norm, y_norm)", "kept", "kept"),
     ],
@@ -157,7 +158,9 @@ def test_foreign_primitives_are_no_fault() -> None:
 def test_something_must_vary_among_what_is_compared(
     root: Kind, text: str, row: str, matrix: str
 ) -> None:
-    space = dataclasses.replace(EVERYTHING, root=root)
+    space = dataclasses.replace(
+        EVERYTHING, root=root, terminals={**EVERYTHING.terminals, "block_angle": 1}
+    )
     assert judged(text, space=space) == [row]
     whole = Scripted(blindness=Blindness.MATRIX)
     assert judged(text, space=space, evaluator=whole) == [matrix]
@@ -261,6 +264,22 @@ def test_one_set_of_masks_is_measured_once() -> None:
     assert verdicts[1] == Dropped("same-mask", "bit for bit the same masks as slot 4")
 
 
+def test_what_distorts_too_much_is_dropped_and_what_has_no_distortion_is_not() -> None:
+    evaluator = Scripted(
+        {
+            "W": Fingerprint("a", 1.5),
+            "g": Fingerprint("b", 1.4),
+            "abs(W)": Fingerprint("c", 0.9),
+        }
+    )
+    proposals = numbered("W", "g", "abs(W)", "g_norm")
+    verdicts = Sieve(EVERYTHING, evaluator, reject=1.4).judge(proposals)
+    assert names(verdicts) == ["distorting", "kept", "kept", "kept"]
+    assert "1.5 times" in str(verdicts[0])
+    assert evaluator.hashed == ["g", "abs(W)", "g_norm"]  # masks are dear
+    assert names(Sieve(EVERYTHING, evaluator).judge(proposals)) == ["kept"] * 4
+
+
 # Order, replay, questions.
 
 
@@ -273,6 +292,7 @@ def test_rules_come_by_cost_and_the_cheapest_speaks_first() -> None:
         "same-algebra",
         "hopeless",
         "same-order",
+        "distorting",
         "same-mask",
     ]
     evaluator = Scripted({"mul(noise, W)": FLAT, "abs(W)": FLAT})
@@ -416,7 +436,16 @@ def test_on_a_real_model_each_rule_has_its_example(
             if isinstance(verdict, Kept):
                 assert verdict.identity == evaluator.identity(verdict.expression)
         assert {wanted for _, wanted in REAL} == {"kept"} | {
-            rule.name for rule in RULES if rule.name != "varies"
+            rule.name for rule in RULES if rule.name not in {"varies", "distorting"}
         }
         again = Sieve(EVERYTHING, evaluator).judge(numbered(*(text for text, _ in REAL)))
         assert again == verdicts
+
+
+def test_on_a_real_model_the_opposite_of_a_good_metric_is_distorting(
+    pruning: Callable[..., PruningEvaluator],
+) -> None:
+    texts = ("mul(abs(W), x_norm)", "neg(mul(abs(W), x_norm))", "mul(W, x_norm)")
+    with pruning() as evaluator:
+        verdicts = Sieve(EVERYTHING, evaluator, reject=1.4).judge(numbered(*texts))
+    assert names(verdicts) == ["kept", "distorting", "distorting"]
