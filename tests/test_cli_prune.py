@@ -533,7 +533,7 @@ def test_the_second_starter_serves_every_command(
         *("--no-random-search", "--no-seeds", "--json"),
     )
     assert searched.code == 0, searched.err
-    assert searched.json["report_protocol"]["model"] == "starter-gpt2"
+    assert searched.json["reports"][0]["protocol"]["model"] == "starter-gpt2"
     assert not caplog.records  # the library has nothing to add
     doctor = run("doctor", "--results", tmp_path / "r").out
     assert "--model starter:" in doctor
