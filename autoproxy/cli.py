@@ -51,7 +51,29 @@ Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
 CalibrationBlocks = Annotated[int | None, typer.Option(help="Sequences to calibrate on.")]
 ValidationBlocks = Annotated[int | None, typer.Option(help="Sequences to score on.")]
 ConfirmBlocks = Annotated[int | None, typer.Option(help="Fresh sequences for finalists.")]
-TextBlocks = Annotated[int | None, typer.Option(help="Sequences of the report text.")]
+TextBlocks = Annotated[
+    str | None, typer.Option(help="Sequences of the report text: a number, or all.")
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(help="Options of a published protocol, such as wanda-2048; flags override."),
+]
+Windows = Annotated[
+    str | None,
+    typer.Option(help="How sequences to calibrate on are drawn: grid, anywhere or documents."),
+]
+CalibrationJoin = Annotated[
+    str | None,
+    typer.Option(help="How its records become one text: paragraphs, newlines or spaces."),
+]
+TextJoin = Annotated[str | None, typer.Option(help="The same for the other texts.")]
+SpecialTokens = Annotated[
+    bool | None,
+    typer.Option(
+        "--special-tokens/--no-special-tokens",
+        help="Whether the tokenizer puts its special tokens into texts.",
+    ),
+]
 
 
 @app.command()
@@ -98,6 +120,11 @@ def search(
     validation_blocks: ValidationBlocks = None,
     confirm_blocks: ConfirmBlocks = None,
     text_blocks: TextBlocks = None,
+    protocol: Protocol = None,
+    windows: Windows = None,
+    calibration_join: CalibrationJoin = None,
+    text_join: TextJoin = None,
+    special_tokens: SpecialTokens = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -140,6 +167,11 @@ def search(
             "validation_blocks": validation_blocks,
             "confirm_blocks": confirm_blocks,
             "text_blocks": text_blocks,
+            "protocol": protocol,
+            "windows": windows,
+            "calibration_join": calibration_join,
+            "text_join": text_join,
+            "special_tokens": special_tokens,
         },
     )
     with _interruptible(), console.progress(quiet=as_json) as show:
@@ -183,6 +215,11 @@ def evaluate(
     length: Length = None,
     calibration_blocks: CalibrationBlocks = None,
     text_blocks: TextBlocks = None,
+    protocol: Protocol = None,
+    windows: Windows = None,
+    calibration_join: CalibrationJoin = None,
+    text_join: TextJoin = None,
+    special_tokens: SpecialTokens = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -204,6 +241,11 @@ def evaluate(
         "length": length,
         "calibration_blocks": calibration_blocks,
         "text_blocks": text_blocks,
+        "protocol": protocol,
+        "windows": windows,
+        "calibration_join": calibration_join,
+        "text_join": text_join,
+        "special_tokens": special_tokens,
     }
     found = evaluate_metric(
         Workspace(results),
@@ -243,6 +285,11 @@ def prune(
     length: Length = None,
     calibration_blocks: CalibrationBlocks = None,
     text_blocks: TextBlocks = None,
+    protocol: Protocol = None,
+    windows: Windows = None,
+    calibration_join: CalibrationJoin = None,
+    text_join: TextJoin = None,
+    special_tokens: SpecialTokens = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -270,6 +317,11 @@ def prune(
             "length": length,
             "calibration_blocks": calibration_blocks,
             "text_blocks": text_blocks,
+            "protocol": protocol,
+            "windows": windows,
+            "calibration_join": calibration_join,
+            "text_join": text_join,
+            "special_tokens": special_tokens,
         },
     )
     stopped = f"stopped; nothing was written to {out}"

@@ -33,6 +33,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.program import Program
 from evaluators.behaviour import Probe, judge_orders, row_local
 from evaluators.config import PruningConfig
+from evaluators.drawing import WINDOWS, Documents, WithSpecialTokens
 from evaluators.layers import compared, prunable, skipped, weights_of
 from evaluators.masks import (
     NM,
@@ -53,7 +54,7 @@ from evaluators.room import check_room, needs
 from evaluators.source import find_source
 from evaluators.starter import starter_folder
 from evaluators.statistics import PROVIDED, Statistics, cached_statistics, noise
-from evaluators.text import Text, blocks, read_text, refuse_overlap
+from evaluators.text import Text, read_text, refuse_overlap
 from evaluators.writing import Decision, counts, finite, write_pruned
 
 VERSION = 1
@@ -356,9 +357,13 @@ class PruningEvaluator:
         }
         if "text" not in self._texts:
             return Decision(masks, facts, None)
-        drawn = self._blocks("text", self._report_count)
+        drawn = self._report_blocks
         text = self._texts["text"]
-        facts["options"] |= {"text": list(self._config.text), "text_blocks": len(drawn)}
+        facts["options"] |= {
+            "text": list(self._config.text),
+            "text_blocks": self._config.text_blocks or len(drawn),
+            "text_join": self._config.text_join,
+        }
         facts["check"] = {
             "text": text.name,
             "text_hash": text.sha256,
@@ -375,7 +380,9 @@ class PruningEvaluator:
     @cached_property
     def _validation_text(self) -> Text:
         """The text of the search, which a single metric's value on the report text needs not."""
-        return _read_texts(self._config, "calibration", "validation", "text")["validation"]
+        text = read_text(self._config.validation, self._config.text_join)
+        _keep_apart({**self._texts, "validation": text})
+        return text
 
     @cached_property
     def _references(self) -> Reference:
@@ -396,21 +403,34 @@ class PruningEvaluator:
 
     @property
     def _report_count(self) -> int:
-        return self._config.report_blocks(self._length)
+        count = self._config.report_blocks(self._length)
+        return len(self._report_blocks) if count is None else count
+
+    @cached_property
+    def _report_blocks(self) -> Tensor:
+        return self._blocks("text", self._config.report_blocks(self._length))
 
     @cached_property
     def _report_text(self) -> Reference:
-        return Reference(self._loaded.model, self._blocks("text", self._report_count))
+        return Reference(self._loaded.model, self._report_blocks)
 
-    def _blocks(self, role: str, count: int, seed: int | None = None) -> Tensor:
-        return blocks(
-            self._validation_text if role == "validation" else self._texts[role],
-            self._loaded.tokenizer,
+    def _blocks(self, role: str, count: int | None, seed: int | None = None) -> Tensor:
+        """Return windows of the text of a role, as the configuration has them drawn."""
+        text = self._validation_text if role == "validation" else self._texts[role]
+        tokenizer = self._loaded.tokenizer
+        drawn = WINDOWS[self._config.windows if role == "calibration" else "grid"](
+            text,
+            WithSpecialTokens(tokenizer) if self._config.special_tokens else tokenizer,
             length=self._length,
             count=count,
             role=role,
             seed=seed,
         )
+        if isinstance(text, Documents):  # only now is it known what statistics are taken on
+            searched = "_validation_text" in self.__dict__
+            extra = {"validation": self._validation_text} if searched else {}
+            _keep_apart({**self._texts, **extra})
+        return drawn
 
     def _shared_protocol(self) -> dict[str, Any]:
         config = self._config
@@ -432,6 +452,7 @@ class PruningEvaluator:
             "torch": torch.__version__,
             "meanings": _meanings_hash(),
             **({"skipped": list(self._skipped)} if self._skipped else {}),
+            **config.drawing(),
         }
 
     def _statistics_for(self, seed: int, names: frozenset[str]) -> Statistics:
@@ -519,11 +540,22 @@ class PruningEvaluator:
         return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
 
 
-def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text]:
+def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text | Documents]:
     """Return the texts of some roles, which may not overlap."""
-    texts = {role: read_text(getattr(config, role)) for role in roles}
-    refuse_overlap(texts)
+    texts: dict[str, Text | Documents] = {}
+    for role in roles:
+        if role == "calibration" and config.windows == "documents":
+            texts[role] = Documents(config.calibration)
+        else:
+            join = config.calibration_join if role == "calibration" else config.text_join
+            texts[role] = read_text(getattr(config, role), join)
+    _keep_apart(texts)
     return texts
+
+
+def _keep_apart(texts: Mapping[str, Text | Documents]) -> None:
+    """Refuse texts that overlap; of a corpus of documents those count that were drawn so far."""
+    refuse_overlap({r: t.drawn if isinstance(t, Documents) else t for r, t in texts.items()})
 
 
 def _in_words(reasons: Mapping[str, str]) -> str:
