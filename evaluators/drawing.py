@@ -14,6 +14,9 @@ from evaluators.text import Text, Tokenizer, blocks, check_amount, read_records
 MOST_DRAWS = 100_000
 """Documents that are drawn in vain, one after the other, before a corpus counts as too short."""
 
+_AT_ONCE = 1000
+"""Records that are read at once where all are read."""
+
 
 class Documents:
     """Records that are read when they are drawn, so that a corpus may be larger than memory.
@@ -42,9 +45,10 @@ class Documents:
         """First 16 hex digits of the hash of all records, each with its length in bytes."""
         digest = hashlib.sha256()
         for part in self._parts:
-            for record in part:
-                content = (record or "").encode("utf-8")
-                digest.update(b"%d " % len(content) + content)
+            for start in range(0, len(part), _AT_ONCE):  # row by row takes four times as long
+                for record in part[start : start + _AT_ONCE]:
+                    content = (record or "").encode("utf-8")
+                    digest.update(b"%d " % len(content) + content)
         return digest.hexdigest()[:16]
 
     def take(self, at: int) -> str:
