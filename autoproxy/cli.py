@@ -45,6 +45,14 @@ Group = Annotated[
     str | None,
     typer.Option(help="Where importances are compared: row, matrix, layer, model or columns:N."),
 ]
+Allocation = Annotated[
+    str | None,
+    typer.Option(help="Sparsity of decoder layers: uniform, owl, alpha, metric or FILE.json."),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(help="oneshot, or sequential: each layer behind those already pruned."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
@@ -90,6 +98,12 @@ def search(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    allocation: Allocation = None,
+    mode: Mode = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="Two or more to search under, such as 'sparsity=0.6 calibration=A.txt'."),
+    ] = None,
     evaluations: Annotated[float | None, typer.Option(help="Budget, in full evaluations.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes at the latest.")
@@ -139,7 +153,7 @@ def search(
         run={
             "name": name,
             "space": space,
-            "evaluator": evaluator,
+            "evaluator": evaluator or ("several" if condition else None),
             "random_search": random_search,
             "report_seeds": report_seeds,
         },
@@ -160,6 +174,9 @@ def search(
             "sparsity": sparsity,
             "pattern": pattern,
             "group": group,
+            "allocation": allocation,
+            "mode": mode,
+            "condition": condition,
             "device": device,
             "dtype": dtype,
             "length": length,
@@ -209,6 +226,8 @@ def evaluate(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    allocation: Allocation = None,
+    mode: Mode = None,
     seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -235,6 +254,8 @@ def evaluate(
         "sparsity": sparsity,
         "pattern": pattern,
         "group": group,
+        "allocation": allocation,
+        "mode": mode,
         "seed": seed,
         "device": device,
         "dtype": dtype,
@@ -272,6 +293,8 @@ def prune(
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
+    allocation: Allocation = None,
+    mode: Mode = None,
     calibration: Calibration = None,
     check: Annotated[
         bool, typer.Option("--check", help="Measure perplexity on --text before and after.")
@@ -309,6 +332,8 @@ def prune(
             "sparsity": sparsity,
             "pattern": pattern,
             "group": group,
+            "allocation": allocation,
+            "mode": mode,
             "calibration": calibration,
             "text": text,
             "seed": seed,

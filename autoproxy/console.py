@@ -88,10 +88,11 @@ def summary(console: Console, found: Mapping[str, Any]) -> None:
             f"{found['objective']['name']} {random['best']['value']:.4f}  "
             f"{escape(random['best']['formula'])}"
         )
-    console.print(_report_table(found["report"], found["report_protocol"]))
+    for report in found["reports"]:
+        console.print(_report_table(report["entries"], report["protocol"]))
     console.print(f"[bold]Winner[/] {escape(winner['formula'])}")
     console.print(
-        f"{found['objective']['name']} {winner['value']:.4f} {found['objective']['unit']} on the "
+        f"{found['objective']['name']} {winner['value']:.4f} ({found['objective']['unit']}) on the "
         f"search text; {found['seconds']:.0f} s in all; exported: autoproxy export "
         f"{escape(found['run'])}"
     )

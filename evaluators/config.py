@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Self, get_args
 
 from autoproxy.errors import ConfigError, unknown_name
+from evaluators.allocation import check_allocation
 from evaluators.drawing import WINDOWS
-from evaluators.masks import Pattern, check_group, parse_pattern
+from evaluators.masks import NM, Pattern, check_group, parse_pattern
 from evaluators.protocols import PROTOCOLS
 from evaluators.starter import STARTERS
 from evaluators.text import JOINS
@@ -15,6 +16,8 @@ from evaluators.text import JOINS
 DEFAULT_LENGTH = 2048
 """Tokens in a sequence where nothing is said, capped by the model: never what the model could
 take at most, which mixes up tables in the literature and runs out of memory at 131,072."""
+
+MODES = ("oneshot", "sequential")
 
 STARTER_LENGTH = 256
 REPORT_TOKENS = 8192
@@ -32,6 +35,10 @@ class PruningConfig:
         sparsity: Share of the weights to drop, such as `0.5`; or
         pattern: `KEEP:BLOCK`, such as `2:4`. Where neither is said, half is dropped.
         group: Where importances are compared: `row`, `matrix`, `layer`, `model` or `columns:N`.
+        allocation: How much of each decoder layer is dropped: `uniform`, `owl`, `alpha`, `metric`
+            or a .json file; see `evaluators/allocation.py`.
+        mode: `oneshot`: all masks from statistics of the dense model; `sequential`: each decoder
+            layer's from what the pruned ones before it hand on, gradients of the dense model.
         seed: Of the calibration draw.
         device: `cpu`, `cuda`, ...
         dtype: Of the model's numbers; importances are computed in float32.
@@ -54,6 +61,8 @@ class PruningConfig:
     sparsity: str | None = None
     pattern: str | None = None
     group: str = "row"
+    allocation: str = "uniform"
+    mode: str = "oneshot"
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
@@ -70,7 +79,10 @@ class PruningConfig:
 
     def __post_init__(self) -> None:
         check_group(self.group)
-        _ = self.condition  # refuses what cannot be
+        check_allocation(self.allocation)
+        if self.mode not in MODES:
+            raise ConfigError(unknown_name("mode", self.mode, MODES))
+        self._check_together(self.condition)
         for name in ("calibration_blocks", "validation_blocks", "confirm_blocks"):
             _at_least(name, getattr(self, name), 1)
         if self.length is not None:
@@ -82,6 +94,22 @@ class PruningConfig:
         _one_of("join", self.text_join, JOINS)
         if self.protocol is not None:
             _one_of("protocol", self.protocol, PROTOCOLS)
+
+    def _check_together(self, condition: Pattern) -> None:
+        """Refuse what cannot be asked for at once."""
+        nm = isinstance(condition, NM)
+        if self.allocation != "uniform" and (nm or self.group == "model"):
+            asked = f"pattern {condition}" if nm else "group model"
+            raise ConfigError(
+                f"allocation {self.allocation} gives each decoder layer a sparsity of its own, and "
+                f"{asked} leaves nothing to give; ask for one of the two"
+            )
+        if self.mode == "sequential" and (self.group == "model" or self.allocation == "metric"):
+            raise ConfigError(
+                "mode sequential decides one decoder layer after another, so importances cannot "
+                "be compared over the whole model; ask for --mode oneshot, or for another group "
+                "or allocation"
+            )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -170,6 +198,8 @@ class PruningConfig:
             "model": self.model,
             **amount,
             "group": self.group,
+            "allocation": self.allocation,
+            "mode": self.mode,
             "calibration": list(self.calibration),
             "calibration_blocks": self.calibration_blocks,
             "calibration_join": self.calibration_join,

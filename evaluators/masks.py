@@ -203,12 +203,19 @@ def applied(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Itera
         weights: Live parameters, by layer.
         masks: Masks of the same shapes; layers without one are left alone.
     """
-    dense = {name: weights[name].detach().clone() for name in masks}
-    try:
+    with given_back({name: weights[name] for name in masks}):
         with torch.no_grad():
             for name, mask in masks.items():
                 # Not a product: -0.0 and infinities would leave traces.
                 weights[name].masked_fill_(~mask, 0.0)
+        yield
+
+
+@contextlib.contextmanager
+def given_back(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give every bit of some live weights back after the block, whatever happens in it."""
+    dense = {name: weight.detach().clone() for name, weight in weights.items()}
+    try:
         yield
     finally:
         with torch.no_grad():

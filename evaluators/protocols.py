@@ -20,6 +20,7 @@ _WANDA: Mapping[str, Any] = {
     "calibration_blocks": 128,
     "windows": "documents",
     "group": "row",
+    "mode": "sequential",
     "length": 2048,
 }
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,16 @@ from autoproxy.language import meanings
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.canonical import key
 from autoproxy.language.expression import Expression
+from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
+from evaluators.allocation import (
+    ALLOCATIONS,
+    alpha_pruning,
+    outlier_share,
+    owl,
+    read_allocation,
+    tail_exponent,
+)
 from evaluators.behaviour import Probe, judge_orders, row_local
 from evaluators.config import PruningConfig
 from evaluators.drawing import WINDOWS, Documents, WithSpecialTokens
@@ -38,10 +48,12 @@ from evaluators.layers import compared, prunable, skipped, weights_of
 from evaluators.masks import (
     NM,
     SPANNING,
+    Pattern,
     Unstructured,
     applied,
     check_fits,
     columns_of,
+    given_back,
     keep_mask,
     keep_masks,
     mask_hash,
@@ -53,8 +65,9 @@ from evaluators.perplexity import Reference, block_losses, perplexity
 from evaluators.room import check_room, needs
 from evaluators.source import find_source
 from evaluators.starter import starter_folder
-from evaluators.statistics import PROVIDED, Statistics, cached_statistics, noise
+from evaluators.statistics import FLOWING, PROVIDED, Statistics, cached_statistics, flows, noise
 from evaluators.text import Text, read_text, refuse_overlap
+from evaluators.walk import Walk
 from evaluators.writing import Decision, counts, finite, write_pruned
 
 VERSION = 1
@@ -62,6 +75,9 @@ VERSION = 1
 
 MASK_CACHE_BYTES = 512 * 1024**2
 """Masks of the latest candidates that are kept as bits, between identity and measurement."""
+
+WANDA = parse("mul(abs(W), x_norm)")
+"""What OWL counts outliers of."""
 
 Masks = dict[str, NDArray[np.uint8]]
 
@@ -82,6 +98,7 @@ class PruningEvaluator:
         notice: Told once when something was mended on the way, such as a corrupted cache.
         roles: The texts that are read at once and kept apart; that of the search is read when
             something is searched.
+        loaded: The model, where another evaluator of it holds it already.
     """
 
     def __init__(
@@ -91,13 +108,14 @@ class PruningEvaluator:
         cache: Path,
         notice: Callable[[str], None],
         roles: Sequence[str] = ("calibration", "text"),
+        loaded: LoadedModel | None = None,
     ) -> None:
         self._config = config
         self._cache = cache
         self._notice = notice
         self._pattern = config.condition
         self._texts = _read_texts(config, *roles)
-        self._loaded = load_model(config.model, device=config.device, dtype=config.dtype)
+        self._loaded = loaded or load_model(config.model, device=config.device, dtype=config.dtype)
         self._length = config.sequence_length(self._loaded.max_length)
         self._layers = prunable(self._loaded.model)
         self._weights = weights_of(self._layers)
@@ -105,9 +123,15 @@ class PruningEvaluator:
         if self._skipped:
             notice(f"stay dense: {_in_words(self._skipped)}")
         check_fits(self._pattern, config.group, self._weights)
-        group = "block" if isinstance(self._pattern, NM) else config.group
-        self._sets = compared(self._loaded.model, self._layers, group)
+        self._group = "block" if isinstance(self._pattern, NM) else config.group
+        self._by_layer = compared(self._loaded.model, self._layers, "layer")
+        self._sets = compared(self._loaded.model, self._layers, self._group)
+        # What is compared over the model is probed so, even if masks are then made row by row.
+        self._probed_group = "model" if config.allocation == "metric" else self._group
+        self._probed = compared(self._loaded.model, self._layers, self._probed_group)
+        self._windows: dict[tuple[str, int | None], Tensor] = {}
         self._statistics: dict[int, Statistics] = {}
+        self._outliers_of: dict[int, list[float]] = {}
         self._masks: OrderedDict[str, Masks] = OrderedDict()
 
     @classmethod
@@ -134,6 +158,11 @@ class PruningEvaluator:
         self._masks.clear()
 
     @property
+    def conditions(self) -> "tuple[PruningEvaluator]":
+        """What the report is made of: this one condition."""
+        return (self,)
+
+    @property
     def objective(self) -> Objective:
         """KL(dense || pruned), to be small."""
         return Objective("kl", "nats", Direction.MINIMIZE)
@@ -152,9 +181,9 @@ class PruningEvaluator:
     @property
     def blindness(self) -> Blindness:
         """Orders within a row (or a block of it), within a matrix, or over several."""
-        if isinstance(self._pattern, NM) or self._config.group == "row":
-            return Blindness.ROW
-        return Blindness.WHOLE if self._config.group in SPANNING else Blindness.MATRIX
+        if self._probed_group in SPANNING:
+            return Blindness.WHOLE
+        return Blindness.ROW if self._group in ("block", "row") else Blindness.MATRIX
 
     def protocol(self) -> dict[str, Any]:
         """Return everything that determines a value."""
@@ -198,7 +227,7 @@ class PruningEvaluator:
         for wanted in (True, False):
             chosen = [i for i, is_local in enumerate(local) if is_local is wanted]
             program = Program([expressions[i] for i in chosen])
-            for names in self._sets if chosen else ():
+            for names in self._probed if chosen else ():
                 samples: list[list[Tensor]] = [[] for _ in chosen]
                 for name in names:
                     for place, sample in enumerate(self._sample(program, name, local=wanted)):
@@ -210,7 +239,9 @@ class PruningEvaluator:
     def _sample(self, program: Program, name: str, *, local: bool) -> Iterator[Tensor]:
         """Yield the sampled rows of each value of a program on one layer."""
         rows = self._sampled_rows(name)
-        inputs = self._inputs(name, program.terminals, self._config.seed)
+        seed = self._config.seed
+        statistics = self._statistics_for(seed, program.terminals)
+        inputs = self._inputs(name, program.terminals, statistics, seed)
         if local:
             inputs = {k: v[rows] if v.shape[0] > 1 else v for k, v in inputs.items()}
         for value in program.run(inputs):
@@ -415,10 +446,15 @@ class PruningEvaluator:
         return Reference(self._loaded.model, self._report_blocks)
 
     def _blocks(self, role: str, count: int | None, seed: int | None = None) -> Tensor:
-        """Return windows of the text of a role, as the configuration has them drawn."""
+        """Return windows of the text of a role, as the configuration has them drawn, once."""
+        if (role, seed) not in self._windows:
+            self._windows[role, seed] = self._draw(role, count, seed)
+        return self._windows[role, seed]
+
+    def _draw(self, role: str, count: int | None, seed: int | None) -> Tensor:
         text = self._validation_text if role == "validation" else self._texts[role]
         tokenizer = self._loaded.tokenizer
-        drawn = WINDOWS[self._config.windows if role == "calibration" else "grid"](
+        drawn: Tensor = WINDOWS[self._config.windows if role == "calibration" else "grid"](
             text,
             WithSpecialTokens(tokenizer) if self._config.special_tokens else tokenizer,
             length=self._length,
@@ -440,8 +476,8 @@ class PruningEvaluator:
             "model": self._loaded.name,
             "model_hash": self._loaded.sha256,
             "condition": str(self._pattern),
-            "group": "block" if isinstance(self._pattern, NM) else config.group,
-            "mode": "oneshot-dense",
+            "group": self._group,
+            "mode": "oneshot-dense" if config.mode == "oneshot" else config.mode,
             "ties": "lowest row, then lowest column dropped first",
             "length": self._length,
             "calibration": self._texts["calibration"].name,
@@ -452,8 +488,19 @@ class PruningEvaluator:
             "torch": torch.__version__,
             "meanings": _meanings_hash(),
             **({"skipped": list(self._skipped)} if self._skipped else {}),
+            **self._allocation_protocol(),
             **config.drawing(),
         }
+
+    def _allocation_protocol(self) -> dict[str, Any]:
+        """Return how sparsity is given out; nothing where it is the same everywhere."""
+        allocation = self._config.allocation
+        if allocation == "uniform" or isinstance(self._pattern, NM):
+            return {}
+        if allocation in ALLOCATIONS:
+            return {"allocation": allocation}
+        shares = [str(share) for share in self._shares_of_file(self._pattern.sparsity)]
+        return {"allocation": Path(allocation).name, "allocation_hash": content_hash(shares)}
 
     def _statistics_for(self, seed: int, names: frozenset[str]) -> Statistics:
         """Return statistics of the calibration draw of `seed`, measuring those that lack."""
@@ -467,10 +514,12 @@ class PruningEvaluator:
                 known[layer].update(values)
         return known
 
-    def _inputs(self, layer: str, names: frozenset[str], seed: int) -> dict[str, Tensor]:
+    def _inputs(
+        self, layer: str, names: frozenset[str], statistics: Statistics, seed: int
+    ) -> dict[str, Tensor]:
         """Return the terminals of one layer, in float32."""
         weight = self._weights[layer].float().contiguous()  # GPT-2 stores it turned
-        found = {"W": weight, **self._statistics_for(seed, names)[layer]}
+        found = {"W": weight, **statistics[layer]}
         if "noise" in names:
             found["noise"] = noise(layer, weight.shape, seed).to(weight.device)
         return {name: found[name] for name in names | {"W"}}
@@ -481,7 +530,7 @@ class PruningEvaluator:
         Two where the whole model is compared at once, which bounds the memory of a batch.
         """
         rows = self._weights[layer].shape[0]
-        count = min(2 if self._config.group == "model" else 8, rows)
+        count = min(2 if self._probed_group == "model" else 8, rows)
         return torch.arange(count, device=self._weights[layer].device) * rows // count
 
     def _grouped(self, parts: list[Tensor]) -> Tensor:
@@ -490,13 +539,13 @@ class PruningEvaluator:
         Args:
             parts: The sample of each matrix that is compared with the others.
         """
-        columns = columns_of(self._config.group)
+        columns = columns_of(self._probed_group)
         if isinstance(self._pattern, NM):
             return parts[0].reshape(-1, self._pattern.block)
         if columns:
             blocks = parts[0].reshape(len(parts[0]), -1, columns).transpose(0, 1)
             return blocks.reshape(-1, len(parts[0]) * columns)
-        if self._config.group == "row":
+        if self._probed_group == "row":
             return parts[0]
         return torch.cat([part.reshape(1, -1) for part in parts], dim=1)
 
@@ -514,27 +563,141 @@ class PruningEvaluator:
         return self._masks[digest]
 
     def _make_masks(self, expression: Expression, seed: int) -> Masks | Failed:
+        """Return the masks that an importance decides with the calibration draw of `seed`."""
         program = Program([expression])
+        patterns = self._patterns(program, seed)
+        if isinstance(patterns, Failed):
+            return patterns
+        if self._config.mode == "sequential":
+            return self._masks_in_turn(program, patterns, seed)
         masks: Masks = {}
         for names in self._sets:
-            importances: dict[str, Tensor] = {}
-            for name in names:
-                (value,) = program.run(self._inputs(name, program.terminals, seed))
-                if not torch.isfinite(value).all():
-                    return Failed(f"not finite on {name}")
-                importances[name] = value.expand(self._weights[name].shape)
-            for name, mask in self._kept(importances).items():
-                masks[name] = pack(mask)
+            statistics = self._statistics_for(seed, program.terminals)
+            kept = self._kept(program, names, patterns, statistics, seed)
+            if isinstance(kept, Failed):
+                return kept
+            masks |= {name: pack(mask) for name, mask in kept.items()}
         return masks
 
-    def _kept(self, importances: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _masks_in_turn(
+        self, program: Program, patterns: Mapping[str, Pattern], seed: int
+    ) -> Masks | Failed:
+        """Return masks made decoder layer by decoder layer, each behind those already pruned."""
+        flowing = program.terminals & FLOWING
+        dense = self._statistics_for(seed, program.terminals - flowing)
+        blocks = self._blocks("calibration", self._config.calibration_blocks, seed)
+        walk = Walk(self._loaded.model, blocks)
+        masks: Masks = {}
+        with given_back(self._weights):
+            for number, inside in enumerate(self._by_layer):
+                layers = {name: self._layers[name] for name in inside}
+                seen = flows(layers, walk.runs(number), flowing)
+                here = {name: {**dense[name], **seen[name]} for name in inside}
+                apart = [[name] for name in inside]
+                for names in [inside] if self._group == "layer" else apart:
+                    kept = self._kept(program, names, patterns, here, seed)
+                    if isinstance(kept, Failed):
+                        return kept
+                    for name, mask in kept.items():
+                        masks[name] = pack(mask)
+                        self._weights[name].masked_fill_(~mask, 0.0)
+                walk.step(number)
+        return masks
+
+    def _kept(
+        self,
+        program: Program,
+        names: Sequence[str],
+        patterns: Mapping[str, Pattern],
+        statistics: Statistics,
+        seed: int,
+    ) -> Mapping[str, Tensor] | Failed:
         """Return the masks of matrices that are compared together."""
-        if len(importances) > 1 and isinstance(self._pattern, Unstructured):
-            return keep_masks(importances, self._pattern)
+        importances = self._importances(program, names, statistics, seed)
+        if isinstance(importances, Failed):
+            return importances
+        pattern = patterns[names[0]]  # the same of all that are compared
+        if len(names) > 1 and isinstance(pattern, Unstructured):
+            return keep_masks(importances, pattern)
         return {
-            name: keep_mask(importance, self._pattern, self._config.group)
-            for name, importance in importances.items()
+            name: keep_mask(values, patterns[name], self._config.group)
+            for name, values in importances.items()
         }
+
+    def _importances(
+        self, program: Program, names: Iterable[str], statistics: Statistics, seed: int
+    ) -> dict[str, Tensor] | Failed:
+        found: dict[str, Tensor] = {}
+        for name in names:
+            (value,) = program.run(self._inputs(name, program.terminals, statistics, seed))
+            if not torch.isfinite(value).all():
+                return Failed(f"not finite on {name}")
+            found[name] = value.expand(self._weights[name].shape)
+        return found
+
+    def _patterns(self, program: Program, seed: int) -> Mapping[str, Pattern] | Failed:
+        """Return how many are dropped of each matrix, by its name."""
+        pattern = self._pattern
+        if self._config.allocation == "uniform" or isinstance(pattern, NM):
+            return dict.fromkeys(self._layers, pattern)
+        shares = self._shares(pattern.sparsity, program, seed)
+        if isinstance(shares, Failed):
+            return shares
+        return {
+            name: Unstructured(share)
+            for names, share in zip(self._by_layer, shares, strict=True)
+            for name in names
+        }
+
+    def _shares(
+        self, sparsity: Fraction, program: Program, seed: int
+    ) -> Sequence[Fraction] | Failed:
+        """Return the sparsity of each decoder layer."""
+        kind = self._config.allocation
+        if kind == "owl":
+            return owl(self._outliers(seed), sparsity)
+        if kind == "alpha":
+            sizes = [sum(self._weights[n].numel() for n in names) for names in self._by_layer]
+            return alpha_pruning(self._tail_exponents, sizes, sparsity)
+        if kind != "metric":
+            return self._shares_of_file(sparsity)
+        statistics = self._statistics_for(seed, program.terminals)
+        importances = self._importances(program, self._layers, statistics, seed)
+        if isinstance(importances, Failed):
+            return importances
+        kept = keep_masks(importances, Unstructured(sparsity))
+        return [
+            Fraction(
+                sum(int((~kept[name]).sum()) for name in names),
+                sum(kept[name].numel() for name in names),
+            )
+            for names in self._by_layer
+        ]
+
+    def _outliers(self, seed: int) -> list[float]:
+        """Return the share of outliers of Wanda's importance in each decoder layer."""
+        if seed in self._outliers_of:
+            return self._outliers_of[seed]
+        wanda = Program([WANDA])
+        statistics = self._statistics_for(seed, wanda.terminals)
+        shares = []
+        for names in self._by_layer:
+            importances = self._importances(wanda, names, statistics, seed)
+            if isinstance(importances, Failed):
+                raise ConfigError(f"allocation owl: Wanda's importance is {importances.reason}")
+            shares.append(outlier_share(list(importances.values())))
+        self._outliers_of[seed] = shares
+        return shares
+
+    @cached_property
+    def _tail_exponents(self) -> list[float]:
+        return [
+            math.fsum(tail_exponent(self._weights[name]) for name in names) / len(names)
+            for names in self._by_layer
+        ]
+
+    def _shares_of_file(self, sparsity: Fraction) -> list[Fraction]:
+        return read_allocation(Path(self._config.allocation), len(self._by_layer), sparsity)
 
     def _unpacked(self, masks: Masks) -> dict[str, Tensor]:
         return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}

@@ -1,8 +1,9 @@
 """Statistics: what terminals read of each layer, measured once over the calibration text."""
 
+import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ VERSION = 1
 Statistics = dict[str, dict[str, Tensor]]
 """Layer name -> terminal name -> 2-D float32 tensor, shaped as the terminal's kind says."""
 
-INPUTS = frozenset({"x_norm", "x_mean", "x_var", "x_max", "h_inv"})
+FLOWING = frozenset({"x_norm", "x_mean", "x_var", "x_max", "h_inv", "y_norm"})
+"""Those of what goes into and out of layers, which one forward pass gives."""
+
 GRADIENTS = frozenset({"g", "g_norm"})
 PROVIDED = frozenset(VOCABULARY)
 _FREE = frozenset({"W", "noise"})
@@ -50,8 +53,10 @@ def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statis
     wanted = frozenset(names) - _FREE
     layers = prunable(loaded.model)
     found: Statistics = {name: {} for name in layers}
-    if wanted & (INPUTS | {"y_norm"}):
-        _merge(found, _flows(loaded.model, layers, blocks, wanted))
+    if wanted & FLOWING:
+        model = loaded.model
+        runs = [functools.partial(_forward, model, block) for block in blocks]
+        _merge(found, flows(layers, runs, wanted))
     if wanted & GRADIENTS:
         _merge(found, _gradients(loaded.model, layers, blocks, wanted))
     if "g_region" in wanted:
@@ -167,26 +172,30 @@ def _inverse_diagonal(hessian: Tensor) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(damped)).diagonal()
 
 
-def _flows(
-    model: PreTrainedModel,
-    layers: Mapping[str, Layer],
-    blocks: Tensor,
-    wanted: frozenset[str],
+def flows(
+    layers: Mapping[str, Layer], runs: Sequence[Callable[[], object]], wanted: frozenset[str]
 ) -> Statistics:
-    """Run the model over the blocks and sum up what goes into and out of each layer."""
-    flows: dict[str, _Flow] = {}
+    """Sum up what goes into and out of layers while each of `runs` makes them compute a sequence.
+
+    Args:
+        layers: Which are watched.
+        runs: Each computes one calibration sequence, of the whole model or of a part of it.
+        wanted: Terminals of inputs and outputs.
+    """
+    found_of: dict[str, _Flow] = {}
     owner: dict[str, str] = {}
     out = {
-        name: torch.zeros(layer.out_features, dtype=torch.float64, device=model.device)
+        name: torch.zeros(layer.out_features, dtype=torch.float64, device=layer.parameter.device)
         for name, layer in layers.items()
     }
     last: list[Any] = [None, ""]  # the input tensor seen last, and the layer that saw it first
 
     def flow(name: str) -> _Flow:
-        if name not in flows:
-            width, moments = layers[name].in_features, "h_inv" in wanted
-            flows[name] = _Flow(width, model.device, second_moments=moments)
-        return flows[name]
+        if name not in found_of:
+            layer, moments = layers[name], "h_inv" in wanted
+            device = layer.parameter.device
+            found_of[name] = _Flow(layer.in_features, device, second_moments=moments)
+        return found_of[name]
 
     def see(name: str, x: Tensor, y: Tensor) -> None:
         # Query, key and value read one tensor, as do gate and up: it is summed once.
@@ -198,16 +207,16 @@ def _flows(
             out[name] += y.detach().reshape(-1, y.shape[-1]).double().square().sum(0)
 
     with watched(layers, see):
-        for block in blocks:
+        for run in runs:
             last[:] = [None, ""]
-            _forward(model, block)
+            run()
     # An expert that no token chose has no owner: nothing flowed into it.
     found: Statistics = {
-        name: flow(owner.get(name, name)).statistics(len(blocks), wanted) for name in layers
+        name: flow(owner.get(name, name)).statistics(len(runs), wanted) for name in layers
     }
     if "y_norm" in wanted:
         for name, total in out.items():
-            found[name]["y_norm"] = (total / len(blocks)).sqrt().float().reshape(-1, 1)
+            found[name]["y_norm"] = (total / len(runs)).sqrt().float().reshape(-1, 1)
     return found
 
 

@@ -116,7 +116,7 @@ def test_a_run_leaves_all_that_it_promises(place: Place) -> None:
     assert summary["search"]["spent"] >= SEARCH["evaluations"]
     assert summary["random_search"]["spent"] >= SEARCH["evaluations"]
     assert sum(summary["funnel"].values()) == 2 * summary["funnel"]["proposed"]
-    assert {row["name"] for row in summary["report"]} >= {
+    assert {row["name"] for row in summary["reports"][0]["entries"]} >= {
         "dense",
         "wanda",
         "magnitude",
@@ -170,7 +170,9 @@ def test_flags_say_more_than_the_run_file(place: Place, run: Run) -> None:
     assert summary["protocol"]["condition"] == "2:4"
     assert summary["protocol"]["seed"] == 9
     assert 3 <= summary["search"]["spent"] < 4
-    assert {row["seeds"] for row in summary["report"] if row["role"] != "dense"} == {2}
+    assert {row["seeds"] for row in summary["reports"][0]["entries"] if row["role"] != "dense"} == {
+        2
+    }
     assert said.err == ""
 
 
@@ -294,7 +296,7 @@ def test_explain_says_what_a_metric_is(run: Run, tmp_path: Path) -> None:
 
 def test_evaluate_measures_what_the_report_measured(place: Place, run: Run) -> None:
     summary = outcome_of_run(place.results)["summary"]
-    known = {row["name"]: row for row in summary["report"]}
+    known = {row["name"]: row for row in summary["reports"][0]["entries"]}
     seed = SEARCH["seed"]
     said = run(
         *("evaluate", "--baseline", "wanda", *place.evaluate, "--seed", seed, "--json"),
@@ -304,7 +306,7 @@ def test_evaluate_measures_what_the_report_measured(place: Place, run: Run) -> N
     assert said.json["perplexity"] == known["wanda"]["perplexity"]
     assert said.json["kl"] == known["wanda"]["kl"]
     assert said.json["dense_perplexity"] == known["dense"]["perplexity"]
-    assert said.json["protocol"] == summary["report_protocol"]
+    assert said.json["protocol"] == summary["reports"][0]["protocol"]
     winner = run(
         *("evaluate", "--metric", summary["winner"]["formula"], *place.evaluate, "--json"),
         *("--seed", seed, "--results", place.folder / "evaluate"),

@@ -51,7 +51,8 @@ def evaluate_metric(
     ):
         _check_provided(expression.terminals(), opened.provides)
         role = "baseline" if baseline is not None else "evaluated"
-        reporter = Reporter(ledger, opened, None, lambda _: None)
+        condition, *_ = opened.conditions
+        reporter = Reporter(ledger, condition, None, lambda _: None)
         rows = reporter.report([Named(role, name, expression)], [int(options["seed"])])
         dense, row = rows[0], rows[-1]
         return {
@@ -65,7 +66,7 @@ def evaluate_metric(
             "seed": row.seed,
             "objective": opened.objective.name,
             "unit": opened.objective.unit,
-            "protocol": dict(opened.report_protocol()),
+            "protocol": dict(condition.report_protocol()),
             "notices": notices,
         }
 

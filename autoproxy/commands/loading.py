@@ -18,12 +18,8 @@ from autoproxy.spaces import Baseline, SearchSpace
 PACKAGES = ("torch", "transformers", "deap", "sympy", "numpy", "sqlalchemy")
 
 
-class OpenEvaluator(Evaluator, Protocol):
-    """An evaluator that can also say what a metric is worth on the report text."""
-
-    def prepare(self, names: Iterable[str]) -> None:
-        """Check all texts and measure what the terminals need, before the work begins."""
-        ...
+class Condition(Protocol):
+    """One condition under which an evaluator can say what a metric is worth on the report text."""
 
     def report_protocol(self) -> Mapping[str, Any]:
         """Return everything that determines a reported value but the calibration seed."""
@@ -37,6 +33,19 @@ class OpenEvaluator(Evaluator, Protocol):
 
     def dense(self) -> Mapping[str, float]:
         """Return the values of the model as it is on the report text."""
+        ...
+
+
+class OpenEvaluator(Evaluator, Protocol):
+    """An evaluator that can also report, under each condition that it has."""
+
+    @property
+    def conditions(self) -> Sequence[Condition]:
+        """What a report is made of, one table each."""
+        ...
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Check all texts and measure what the terminals need, before the work begins."""
         ...
 
 

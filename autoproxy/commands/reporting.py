@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from autoproxy.commands.loading import OpenEvaluator
+from autoproxy.commands.loading import Condition
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.complexity import complexity
@@ -26,19 +26,17 @@ class Reporter:
 
     Args:
         ledger: Where values are kept; what it knows is not measured again.
-        evaluator: Measures.
+        condition: Measures.
         run: Run that the metrics belong to, None for none.
         show: Told of every step.
     """
 
-    def __init__(
-        self, ledger: Ledger, evaluator: OpenEvaluator, run: str | None, show: Show
-    ) -> None:
+    def __init__(self, ledger: Ledger, condition: Condition, run: str | None, show: Show) -> None:
         self._ledger = ledger
-        self._evaluator = evaluator
+        self._condition = condition
         self._run = run
         self._show = show
-        self._protocol = evaluator.report_protocol()
+        self._protocol = condition.report_protocol()
 
     def report(self, named: Sequence[Named], seeds: Iterable[int]) -> list[ReportRow]:
         """Return one row for each metric and seed, and one for the dense model."""
@@ -62,7 +60,7 @@ class Reporter:
 
     def _measure(self, missing: Sequence[Named], seed: int) -> Iterable[ReportRow]:
         expressions = [canonical(metric.expression) for metric in missing]
-        for values in self._evaluator.report(expressions, [seed]) if expressions else ():
+        for values in self._condition.report(expressions, [seed]) if expressions else ():
             metric = missing[values["index"]]
             row = self._row(metric, seed, values["perplexity"], values["kl"])
             self._ledger.add_reports([row])
@@ -81,7 +79,7 @@ class Reporter:
         return None
 
     def _dense_row(self) -> ReportRow:
-        dense = self._evaluator.dense()
+        dense = self._condition.dense()
         row = ReportRow(
             run=None,
             role="dense",

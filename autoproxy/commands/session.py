@@ -164,7 +164,7 @@ class _Run:
             companion = self._random_search(found, baselines)
         winner, finals = self._finals(found)
         rival = self._finals(companion[0])[0] if companion else None
-        rows = self._report(winner, rival)
+        reports = self._report(winner, rival)
         hall = _hall(found, self._evaluator)
         findings = Findings(
             run=self._name,
@@ -177,7 +177,7 @@ class _Run:
             winner=winner,
             rival=rival,
             finals=finals,
-            rows=rows,
+            reports=reports,
             seconds=self._clock.seconds,
         )
         summary = summarise(findings)
@@ -300,8 +300,8 @@ class _Run:
         self._ledger.remember(Evaluation(individual.key, protocol, 1.0, text, None, outcome))
         return losses
 
-    def _report(self, winner: Individual, rival: Individual | None) -> Sequence[Any]:
-        """Measure winner, random search's winner and hand-made metrics on the report text."""
+    def _report(self, winner: Individual, rival: Individual | None) -> list[Sequence[Any]]:
+        """Measure winner, random search's winner and hand-made metrics on the report texts."""
         named = [
             Named("baseline", baseline.name, canonical(baseline.expression))
             for baseline in loading.usable_baselines(self._space, self._evaluator)
@@ -310,9 +310,12 @@ class _Run:
         named.append(Named("discovered", self._name, winner.expression))
         if rival is not None:
             named.append(Named("random-search", self._name + RANDOM_SUFFIX, rival.expression))
-        reporter = Reporter(self._ledger, self._evaluator, self._name, self._show)
         first = self._plan.search.seed
-        return reporter.report(named, range(first, first + self._plan.report_seeds))
+        seeds = range(first, first + self._plan.report_seeds)
+        return [
+            Reporter(self._ledger, condition, self._name, self._show).report(named, seeds)
+            for condition in self._evaluator.conditions
+        ]
 
     def _finish(self, summary: Mapping[str, Any], hall: HallOfFame, winner: Individual) -> None:
         folder = self._workspace.run_folder(self._name)
@@ -322,7 +325,7 @@ class _Run:
             "run": self._name,
             "config": self._plan.tables(),
             "protocol": self._evaluator.protocol(),
-            "report_protocol": self._evaluator.report_protocol(),
+            "report_protocols": [c.report_protocol() for c in self._evaluator.conditions],
             "funnel": summary["funnel"],
         }
         write_json(folder / "manifest.json", manifest)

@@ -98,7 +98,7 @@ class Findings:
         winner: Best of the finalists.
         rival: Best of random search's finalists.
         finals: Losses of the finalists on fresh blocks, by key.
-        rows: Measurements on the report text.
+        reports: Measurements on the report text, under each condition.
         seconds: Wall-clock time.
     """
 
@@ -112,7 +112,7 @@ class Findings:
     winner: Individual
     rival: Individual | None
     finals: Losses
-    rows: Sequence[ReportRow]
+    reports: Sequence[Sequence[ReportRow]]
     seconds: float
 
 
@@ -142,8 +142,10 @@ def summarise(f: Findings) -> dict[str, Any]:
         ),
         "front": [describe(individual) for individual in f.hall.front()],
         "baselines": describe_baselines(f.baselines),
-        "report": describe_report(f.rows),
+        "reports": [
+            {"protocol": dict(condition.report_protocol()), "entries": describe_report(rows)}
+            for condition, rows in zip(f.evaluator.conditions, f.reports, strict=True)
+        ],
         "protocol": dict(f.evaluator.protocol()),
-        "report_protocol": dict(f.evaluator.report_protocol()),
         "seconds": round(f.seconds, 3),
     }

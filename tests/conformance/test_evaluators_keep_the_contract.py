@@ -17,6 +17,7 @@ from autoproxy.evaluation import Evaluator, Failed, Measured, Outcome
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
 from evaluators.pruning import PruningEvaluator
+from evaluators.several import SeveralEvaluator
 from tests.conformance.evaluator_contract import EvaluatorContract, Make
 from tests.conformance.toy import ToyEvaluator
 from tests.evaluators.tiny import hook_count, state, tiny_options
@@ -70,8 +71,46 @@ class TestPruningHalfOfTheModel(PruningContract):
     condition = {"sparsity": "0.5", "group": "model"}  # noqa: RUF012
 
 
+class TestPruningBehindThePruned(PruningContract):
+    condition = {"sparsity": "0.5", "mode": "sequential"}  # noqa: RUF012
+
+
+class TestPruningByOutliers(PruningContract):
+    condition = {"sparsity": "0.5", "allocation": "owl"}  # noqa: RUF012
+
+
+class TestPruningAllottedByTheMetric(PruningContract):
+    condition = {"sparsity": "0.5", "allocation": "metric"}  # noqa: RUF012
+
+
 class TestPruningTwoOfFour(PruningContract):
     condition = {"pattern": "2:4"}  # noqa: RUF012
+
+
+class TestSeveralConditions(EvaluatorContract):
+    """Half of each row, and 2:4, on one tiny LLaMA."""
+
+    LEARNT = False
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Make:
+        folder = tmp_path_factory.mktemp("several")
+        options = tiny_options(folder, condition=["sparsity=0.5", "pattern=2:4"])
+        return functools.partial(
+            SeveralEvaluator.from_options, options, cache=folder / "cache", notice=refuse
+        )
+
+    def state(self, evaluator: Evaluator) -> object:
+        assert isinstance(evaluator, SeveralEvaluator)
+        one, other = evaluator.conditions
+        assert one.loaded is other.loaded
+        return state(one.loaded.model), hook_count(one.loaded.model)
+
+    def broken(self, evaluator: Evaluator) -> AbstractContextManager[object]:
+        assert isinstance(evaluator, SeveralEvaluator)
+        layers = evaluator.conditions[0].loaded.model.get_submodule("model.layers")
+        return mock.patch.object(layers[-1], "forward", side_effect=RuntimeError("out of memory"))  # type: ignore[index]
 
 
 class TestToy(EvaluatorContract):

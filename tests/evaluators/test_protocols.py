@@ -294,7 +294,9 @@ def test_statistics_are_taken_on_wandas_windows(
     tmp_path: Path, seed: int, draws_given_back: None
 ) -> None:
     evaluator = opened(tmp_path)
-    found = evaluator._blocks("calibration", 6, seed).tolist()
+    drawn = evaluator._blocks("calibration", 6, seed)
+    assert evaluator._blocks("calibration", 6, seed) is drawn  # tokenising a shard takes a while
+    found = drawn.tolist()
     assert found == windows_as_described(c4_documents(), marking_tokenizer(), 32, 6, seed)
 
 
@@ -331,6 +333,7 @@ def test_the_facts_of_the_literature() -> None:
     assert (wanda.calibration_blocks, wanda.length, wanda.seed) == (128, 4096, 0)
     assert (wanda.windows, wanda.text_join, wanda.special_tokens) == ("documents", "newlines", True)
     assert (wanda.group, wanda.dtype, wanda.text_blocks) == ("row", "float16", "all")
+    assert wanda.mode == "sequential"
     assert PruningConfig.from_options({"protocol": "wanda-2048"}).length == 2048
     assert PruningConfig.from_options({"protocol": "ria"}).group == "matrix"
     zero = PruningConfig.from_options({"protocol": "pruner-zero"})
