@@ -83,6 +83,10 @@ SpecialTokens = Annotated[
     ),
 ]
 
+CacheLimit = Annotated[
+    str | None, typer.Option(help="How large the cache of statistics may grow, such as 5GB.")
+]
+
 
 @app.command()
 def search(
@@ -134,6 +138,7 @@ def search(
     validation_blocks: ValidationBlocks = None,
     confirm_blocks: ConfirmBlocks = None,
     text_blocks: TextBlocks = None,
+    cache_limit: CacheLimit = None,
     protocol: Protocol = None,
     windows: Windows = None,
     calibration_join: CalibrationJoin = None,
@@ -184,6 +189,7 @@ def search(
             "validation_blocks": validation_blocks,
             "confirm_blocks": confirm_blocks,
             "text_blocks": text_blocks,
+            "cache_limit": cache_limit,
             "protocol": protocol,
             "windows": windows,
             "calibration_join": calibration_join,
@@ -234,6 +240,7 @@ def evaluate(
     length: Length = None,
     calibration_blocks: CalibrationBlocks = None,
     text_blocks: TextBlocks = None,
+    cache_limit: CacheLimit = None,
     protocol: Protocol = None,
     windows: Windows = None,
     calibration_join: CalibrationJoin = None,
@@ -262,6 +269,7 @@ def evaluate(
         "length": length,
         "calibration_blocks": calibration_blocks,
         "text_blocks": text_blocks,
+        "cache_limit": cache_limit,
         "protocol": protocol,
         "windows": windows,
         "calibration_join": calibration_join,
@@ -308,6 +316,7 @@ def prune(
     length: Length = None,
     calibration_blocks: CalibrationBlocks = None,
     text_blocks: TextBlocks = None,
+    cache_limit: CacheLimit = None,
     protocol: Protocol = None,
     windows: Windows = None,
     calibration_join: CalibrationJoin = None,
@@ -342,6 +351,7 @@ def prune(
             "length": length,
             "calibration_blocks": calibration_blocks,
             "text_blocks": text_blocks,
+            "cache_limit": cache_limit,
             "protocol": protocol,
             "windows": windows,
             "calibration_join": calibration_join,
@@ -421,6 +431,26 @@ def list_(
     from autoproxy.commands.workspace import Workspace
 
     _print(listing(Workspace(results), space), as_json, console.listing)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all of it.")] = False,
+    limit: Annotated[
+        str | None,
+        typer.Option(help="Delete what was not used for longest, down to a size such as 5GB."),
+    ] = None,
+    evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Show what statistics of models are kept, and make room."""
+    from autoproxy import console
+    from autoproxy.commands.caching import tend_cache
+    from autoproxy.commands.workspace import Workspace
+
+    found = tend_cache(Workspace(results), evaluator, clear=clear, limit=limit)
+    _print(found, as_json, console.cache)
 
 
 @app.command()

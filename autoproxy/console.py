@@ -175,6 +175,28 @@ def listing(console: Console, found: Mapping[str, Any]) -> None:
         console.print(table)
 
 
+def cache(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what the cache of statistics holds, and what was deleted."""
+    size = f"{_bytes(found['bytes'])} of at most {_bytes(found['limit'])}"
+    table = Table("terminal", "model", "tokens", "size", "last used", "file")
+    for row in found["files"]:
+        what = "corrupted" if row["corrupted"] else row["terminal"] or "unknown"
+        tokens = "" if row["tokens"] is None else f"{row['tokens']:,}"
+        cells = (what, row["model"] or "", tokens, _bytes(row["bytes"]), _age(row["age_seconds"]))
+        table.add_row(*(escape(cell) for cell in (*cells, row["file"][:8])))
+    if found["files"]:
+        console.print(table)
+    for row in found["files"]:
+        if row["corrupted"]:
+            told = f"{row['file']} is corrupted ({row['corrupted']}); it is made anew when needed"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
+    if found["deleted"]:
+        freed = _bytes(sum(row["bytes"] for row in found["deleted"]))
+        console.print(f"deleted {len(found['deleted'])} files, {freed}", highlight=False)
+    told = f"{found['folder']}: {len(found['files'])} files, {size}"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
 def health(console: Console, found: Mapping[str, Any]) -> None:
     """Print what `doctor` found."""
     for check in found["checks"]:
@@ -198,6 +220,30 @@ def _view(at: Progress) -> RenderableType:
 
 def _counts(funnel: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in funnel.items())
+
+
+def _bytes(count: int) -> str:
+    """Return a size in the unit that leaves three digits or fewer before the point.
+
+    >>> _bytes(999), _bytes(20_000_000_000)
+    ('999 B', '20.0 GB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    power = min(4, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.1f} {' KMGT'[power]}B"
+
+
+def _age(seconds: float) -> str:
+    """Return how long ago something was, in its largest unit.
+
+    >>> _age(59), _age(7200), _age(200_000)
+    ('59 s ago', '2 h ago', '2 d ago')
+    """
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def _duration(seconds: float) -> str:

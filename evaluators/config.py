@@ -7,6 +7,7 @@ from typing import Any, Self, get_args
 
 from autoproxy.errors import ConfigError, unknown_name
 from evaluators.allocation import check_allocation
+from evaluators.cache import size_of
 from evaluators.drawing import WINDOWS
 from evaluators.masks import NM, Pattern, check_group, parse_pattern
 from evaluators.protocols import PROTOCOLS
@@ -51,6 +52,7 @@ class PruningConfig:
         calibration_join: How records become the calibration text: a name of `JOINS`.
         text_join: The same for the validation text and that of the report.
         special_tokens: Whether the tokenizer puts its special tokens into texts.
+        cache_limit: How large the cache of statistics may grow, such as `5GB`; decides no value.
         protocol: The protocol of the literature that options were taken from; see `PROTOCOLS`.
     """
 
@@ -75,6 +77,7 @@ class PruningConfig:
     calibration_join: str = "paragraphs"
     text_join: str = "paragraphs"
     special_tokens: bool = False
+    cache_limit: str | None = None
     protocol: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +92,8 @@ class PruningConfig:
             _at_least("length", self.length, 2)
         if isinstance(self.text_blocks, int):
             _at_least("text_blocks", self.text_blocks, 1)
+        if self.cache_limit is not None:
+            size_of(self.cache_limit)
         _one_of("windows", self.windows, WINDOWS)
         _one_of("join", self.calibration_join, JOINS)
         _one_of("join", self.text_join, JOINS)

@@ -42,6 +42,7 @@ from evaluators.allocation import (
     tail_exponent,
 )
 from evaluators.behaviour import Probe, judge_orders, row_local
+from evaluators.cache import tend
 from evaluators.config import PruningConfig
 from evaluators.drawing import WINDOWS, Documents, WithSpecialTokens
 from evaluators.layers import compared, prunable, skipped, weights_of
@@ -149,6 +150,11 @@ class PruningEvaluator:
     def shipped() -> str:
         """Return where the model lies that needs no download; an error says what to do."""
         return str(starter_folder())
+
+    @staticmethod
+    def tend_cache(folder: Path, *, clear: bool, limit: str | None) -> dict[str, Any]:
+        """Clear or shrink a cache of statistics, where asked, and say what it holds."""
+        return tend(folder, clear=clear, limit=limit)
 
     def __enter__(self) -> Self:
         return self
@@ -509,7 +515,8 @@ class PruningEvaluator:
         missing = names - have - {"W", "noise"}
         if missing:
             drawn = self._blocks("calibration", self._config.calibration_blocks, seed)
-            new = cached_statistics(self._cache, self._loaded, drawn, missing, self._notice)
+            limit = self._config.cache_limit
+            new = cached_statistics(self._cache, self._loaded, drawn, missing, self._notice, limit)
             for layer, values in new.items():
                 known[layer].update(values)
         return known

@@ -66,6 +66,14 @@ class Pruner(Protocol):
         ...
 
 
+class CacheKeeper(Protocol):
+    """A kind of evaluator that keeps statistics in a folder."""
+
+    def tend_cache(self, folder: Path, *, clear: bool, limit: str | None) -> Mapping[str, Any]:
+        """Clear or shrink the cache, where asked; return what it holds, as plain values."""
+        ...
+
+
 def space(name: str) -> SearchSpace:
     """Return the search space called `name`.
 
@@ -109,6 +117,19 @@ def pruner(name: str) -> Pruner:
         raise ConfigError(f"evaluator {name!r} cannot write pruned models; see autoproxy list")
     made: Pruner = found
     return made
+
+
+def cache_keeper(name: str) -> CacheKeeper:
+    """Return the evaluator called `name`, as what keeps a cache of statistics.
+
+    Raises:
+        ConfigError: There is none of that name, or it keeps none.
+    """
+    found: Any = plugins.load("evaluator", name)
+    if not hasattr(found, "tend_cache"):
+        raise ConfigError(f"evaluator {name!r} keeps no statistics; see autoproxy list")
+    keeper: CacheKeeper = found
+    return keeper
 
 
 def check_terminals(asked: SearchSpace, provider: Evaluator) -> None:
