@@ -79,6 +79,7 @@ def summary(console: Console, found: Mapping[str, Any]) -> None:
     winner = found["winner"]
     console.print(f"\n[bold]Run {escape(found['run'])}[/]")
     console.print(_funnel_table(found["funnel"], found["evaluations_saved"]))
+    console.print(_ladder_line(found["ladder"]))
     console.print(_front_table(found["front"], found["objective"]))
     console.print(_baseline_table(found["baselines"], found["objective"]))
     random = found["random_search"]
@@ -261,6 +262,19 @@ def _funnel_table(funnel: Mapping[str, int], saved: int) -> Table:
     for name, count in funnel.items():  # downwards: side by side they need a wide terminal
         table.add_row(name, str(count))
     return table
+
+
+def _ladder_line(ladder: Sequence[Mapping[str, Any]]) -> str:
+    """Return which rung screened at the end, and how well the rungs order the best."""
+    known = [rung for rung in ladder if rung["rank_correlation"] is not None]
+    if not known:
+        return "Ladder: one rung"
+    told = ", ".join(f"{r['fidelity']:.3g}: {r['rank_correlation']:.2f}" for r in known)
+    screens = [f"{rung['fidelity']:.3g}" for rung in ladder if rung["screens"]]
+    return (
+        f"Ladder: screened at fidelity {screens[0] if screens else '1'}; rank correlation with the "
+        f"full value over {known[0]['pairs']} candidates: {told}"
+    )
 
 
 def _front_table(front: Sequence[Mapping[str, Any]], objective: Mapping[str, str]) -> Table:

@@ -57,6 +57,25 @@ class Measured:
         if not math.isfinite(self.value):
             raise ValueError(f"a measured value is finite, got {self.value}; use Failed")
 
+    @property
+    def blocks(self) -> tuple[float, ...]:
+        """Its values block by block, where it has been measured so; see `by_block`."""
+        return by_block(self.details)
+
+
+BLOCK = "block_"
+"""With a number from 1 behind it, the name of the detail that is the value on one block."""
+
+
+def by_block(details: Mapping[str, float]) -> tuple[float, ...]:
+    """Return the values on single blocks, which are the same blocks for every candidate.
+
+    >>> by_block({"perplexity": 9.0, "block_1": 0.5, "block_2": 0.25})
+    (0.5, 0.25)
+    """
+    count = sum(name.startswith(BLOCK) for name in details)
+    return tuple(details[f"{BLOCK}{number}"] for number in range(1, count + 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -134,6 +153,14 @@ class Evaluator(Protocol):
 
     def identity(self, expression: Expression) -> str | Failed:
         """Return the hash of everything the objective sees of it (for pruning: all masks)."""
+        ...
+
+    def distortion(self, expression: Expression) -> float | None:
+        """Return how much worse than a known good metric it does on something cheap.
+
+        1 is as good, more is worse. It rejects the hopeless and never ranks the good, whom it
+        does not tell apart. None where there is nothing of the kind.
+        """
         ...
 
     def confirm(self, expression: Expression) -> Sequence[float]:

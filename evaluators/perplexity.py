@@ -39,14 +39,17 @@ class Reference:
         self._head = output_head(model)
         self._hidden = [_hidden(model, block) for block in blocks]
 
-    def compare(self, model: PreTrainedModel, count: int | None = None) -> Iterator[Comparison]:
+    def compare(
+        self, model: PreTrainedModel, start: int = 0, stop: int | None = None
+    ) -> Iterator[Comparison]:
         """Yield the comparison of `model` as it is now, block by block.
 
         Args:
             model: The same model, now perhaps with masks applied.
-            count: How many of the blocks, from the first; None for all.
+            start: Which block is the first.
+            stop: Which is the first that is left out; None for all.
         """
-        for block, dense in list(zip(self.blocks, self._hidden, strict=True))[:count]:
+        for block, dense in list(zip(self.blocks, self._hidden, strict=True))[start:stop]:
             yield _compare(self._head, block, _hidden(model, block), dense)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import (
+    BLOCK,
     Direction,
     Failed,
     Fingerprint,
@@ -62,7 +63,7 @@ from evaluators.masks import (
     unpack,
 )
 from evaluators.models import LoadedModel, load_model
-from evaluators.perplexity import Reference, block_losses, perplexity
+from evaluators.perplexity import Comparison, Reference, block_losses, perplexity
 from evaluators.room import check_room, needs
 from evaluators.source import find_source
 from evaluators.starter import starter_folder
@@ -134,6 +135,7 @@ class PruningEvaluator:
         self._statistics: dict[int, Statistics] = {}
         self._outliers_of: dict[int, list[float]] = {}
         self._masks: OrderedDict[str, Masks] = OrderedDict()
+        self._begun: dict[str, list[Comparison]] = {}  # by key, on the first blocks
 
     @classmethod
     def from_options(
@@ -162,6 +164,7 @@ class PruningEvaluator:
     def __exit__(self, *_: object) -> None:
         self._statistics.clear()
         self._masks.clear()
+        self._begun.clear()
 
     @property
     def conditions(self) -> "tuple[PruningEvaluator]":
@@ -180,9 +183,9 @@ class PruningEvaluator:
 
     @property
     def fidelities(self) -> tuple[float, ...]:
-        """The first validation block alone, then all of them."""
+        """One validation block, two, ... all of them."""
         count = self._config.validation_blocks
-        return (1.0,) if count == 1 else (1 / count, 1.0)
+        return tuple(number / count for number in range(1, count + 1))
 
     @property
     def blindness(self) -> Blindness:
@@ -220,7 +223,7 @@ class PruningEvaluator:
             ConfigError: A text is too short.
         """
         _ = self._references, self._report_text
-        self._statistics_for(self._config.seed, frozenset(names))
+        self._statistics_for(self._config.seed, frozenset(names) | WANDA.terminals())
 
     def behaviour(self, expressions: Sequence[Expression]) -> list[Fingerprint | Failed]:
         """Return the order of each importance on sampled rows of every layer, as a digest.
@@ -261,6 +264,8 @@ class PruningEvaluator:
     def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
         """Yield the divergence of the model pruned by each importance.
 
+        What is measured again at a higher fidelity is measured on the further blocks alone.
+
         Args:
             expressions: Importances of root kind Weight.
             fidelity: One of `fidelities`.
@@ -273,16 +278,51 @@ class PruningEvaluator:
             if isinstance(masks, Failed):
                 yield masks
                 continue
+            found = self._begun.pop(key(expression), [])
+            if len(found) >= count:
+                found = []
             with applied(self._weights, self._unpacked(masks)):
-                found = list(references.compare(self._loaded.model, count))
-            kl = math.fsum(c.kl for c in found) / count
-            loss = math.fsum(c.nll for c in found) / count
+                found += references.compare(self._loaded.model, len(found), count)
             seconds = time.monotonic() - start
-            if not (math.isfinite(kl) and math.isfinite(loss)):
+            if not all(math.isfinite(c.kl) and math.isfinite(c.nll) for c in found):
                 yield Failed("the pruned model's output is not finite", seconds)
                 continue
-            details = {"nll": loss, "perplexity": perplexity([loss])}
+            if fidelity < 1:
+                self._begun[key(expression)] = found
+            kl = math.fsum(c.kl for c in found) / count
+            loss = math.fsum(c.nll for c in found) / count
+            blocks = {f"{BLOCK}{number}": c.kl for number, c in enumerate(found, 1)}
+            details = {"nll": loss, "perplexity": perplexity([loss]), **blocks}
             yield Measured(kl, fidelity, seconds, details)
+
+    def distortion(self, expression: Expression) -> float | None:
+        """Return what its masks take from the layers' outputs, as a multiple of Wanda's.
+
+        The error of a layer is sum of (W_ij ||x_j||)^2 over the dropped by that over all: the
+        relative squared error of its outputs if inputs were not correlated. Summed over layers,
+        it tells hopeless metrics (many times Wanda's) from good ones at no forward pass, and
+        does not order the good ones.
+        """
+        masks = self._masks_of(expression)
+        return None if isinstance(masks, Failed) else self._error(masks) / self._wanda_error
+
+    @cached_property
+    def _wanda_error(self) -> float:
+        masks = self._make_masks(WANDA, self._config.seed)
+        if isinstance(masks, Failed):
+            raise ConfigError(f"Wanda's metric, which others are compared with, is {masks.reason}")
+        return max(self._error(masks), 1e-30)
+
+    def _error(self, masks: Masks) -> float:
+        norms = self._statistics_for(self._config.seed, frozenset({"x_norm"}))
+        total = 0.0
+        for name, bits in masks.items():
+            weight = self._weights[name]
+            squares = (weight.float() * norms[name]["x_norm"]).square_()
+            whole = float(squares.sum(dtype=torch.float64))
+            squares.masked_fill_(unpack(bits, weight), 0.0)
+            total += float(squares.sum(dtype=torch.float64)) / max(whole, 1e-30)
+        return total
 
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return the loss on each fresh block of the validation text, in nats."""

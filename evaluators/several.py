@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import (
+    BLOCK,
     Direction,
     Failed,
     Fingerprint,
@@ -153,6 +154,11 @@ class SeveralEvaluator:
         for expression in expressions:
             yield self._measure(expression, fidelity)
 
+    def distortion(self, expression: Expression) -> float | None:
+        """Return the least of all conditions: hopeless is what is hopeless everywhere."""
+        found = [condition.distortion(expression) for condition in self.conditions]
+        return min((value for value in found if value is not None), default=None)
+
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return the loss on each fresh block of each condition, in nats."""
         return tuple(loss for c in self.conditions for loss in c.confirm(expression))
@@ -160,16 +166,21 @@ class SeveralEvaluator:
     def _measure(self, expression: Expression, fidelity: float) -> Outcome:
         ratios: list[float] = []
         details: dict[str, float] = {}
+        by_block: list[list[float]] = []
         seconds = 0.0
-        for number, condition in enumerate(self.conditions):
+        for number, condition in enumerate(self.conditions, 1):
             (outcome,) = condition.measure([expression], fidelity)
             seconds += outcome.seconds
             if isinstance(outcome, Failed):
-                return Failed(f"condition {number + 1}: {outcome.reason}", seconds)
-            reference = self._wanda(number, fidelity)
+                return Failed(f"condition {number}: {outcome.reason}", seconds)
+            reference = self._wanda(number - 1, fidelity)
             ratios.append(math.log(max(outcome.value, SMALLEST) / reference))
-            details[f"kl_{number + 1}"] = outcome.value
-            details |= {f"{k}_{number + 1}": v for k, v in outcome.details.items()}
+            by_block.append([value / reference for value in outcome.blocks])
+            details[f"kl_{number}"] = outcome.value
+            for name in ("nll", "perplexity"):
+                details[f"{name}_{number}"] = outcome.details[name]
+        for number, shares in enumerate(zip(*by_block, strict=True), 1):
+            details[f"{BLOCK}{number}"] = math.fsum(shares) / len(shares)
         return Measured(math.fsum(ratios) / len(ratios), fidelity, seconds, details)
 
     def _wanda(self, number: int, fidelity: float) -> float:

@@ -23,17 +23,19 @@ class LedgerMemory:
         self.funnel: Counter[str] = Counter()
         self.recalled = 0
         self.spent = 0.0
+        self._paid: dict[str, float] = {}
 
     def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
         """Return what any run has learnt of a candidate under this protocol, or None."""
         outcome = self._ledger.recall(key, protocol, fidelity)
         self.recalled += outcome is not None
-        self.spent += fidelity if outcome is not None else 0.0
+        if outcome is not None:
+            self._pay(key, fidelity)
         return outcome
 
     def keep(self, kept: Kept, protocol: str, fidelity: float, outcome: Outcome) -> None:
         """Store an outcome."""
-        self.spent += fidelity
+        self._pay(kept.key, fidelity)
         self._ledger.remember(
             Evaluation(
                 key=kept.key,
@@ -44,6 +46,11 @@ class LedgerMemory:
                 outcome=outcome,
             )
         )
+
+    def _pay(self, key: str, fidelity: float) -> None:
+        """Count what is spent: of a candidate that is measured further, what is new."""
+        self.spent += fidelity - self._paid.get(key, 0.0)
+        self._paid[key] = fidelity
 
     def note(self, fate: Fate) -> None:
         """Store what became of a proposal."""

@@ -7,11 +7,12 @@ from typing import Any
 
 from autoproxy.commands.loading import OpenEvaluator
 from autoproxy.commands.memory import LedgerMemory
-from autoproxy.evaluation import Individual, Measured, Outcome
+from autoproxy.evaluation import BLOCK, Individual, Measured, Outcome
 from autoproxy.export.formula import to_infix
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.leaderboard import entries_of
 from autoproxy.ledger.records import ReportRow
+from autoproxy.search.ladder import agreement
 from autoproxy.search.state import SearchState
 from autoproxy.sieve.rules import Cost
 from autoproxy.sieve.sieve import RULES
@@ -38,8 +39,22 @@ def describe_search(state: SearchState, memory: LedgerMemory, best: Individual) 
 def funnel(memory: LedgerMemory) -> dict[str, int]:
     """Return how many proposals each rule dropped, in the order of the sieve, and the rest."""
     counts = memory.funnel
-    names = ("proposed", *(rule.name for rule in RULES), "screened", "failed", "measured")
+    fates = ("screened", "raced", "failed", "measured")
+    names = ("proposed", *(rule.name for rule in RULES), *fates)
     return {name: counts.get(name, 0) for name in names}
+
+
+def describe_ladder(state: SearchState, fidelities: Sequence[float]) -> list[dict[str, Any]]:
+    """Return for each cheap rung how well it orders what was measured in full."""
+    return [
+        {
+            "fidelity": round(fidelity, 6),
+            "pairs": len(state.archive),
+            "rank_correlation": agreement(state.archive, fidelity),
+            "screens": state.rung == number,
+        }
+        for number, fidelity in enumerate(fidelities[:-1])
+    ]
 
 
 def evaluations_saved(counts: Mapping[str, int]) -> int:
@@ -59,8 +74,13 @@ def describe(individual: Individual) -> dict[str, Any]:
         "slot": individual.slot,
         "origin": individual.origin,
         "parents": list(individual.parents),
-        "details": dict(individual.details),
+        "details": _details(individual.details),
     }
+
+
+def _details(details: Mapping[str, float]) -> dict[str, float]:
+    """Return what was measured on the way, less the single blocks."""
+    return {name: value for name, value in details.items() if not name.startswith(BLOCK)}
 
 
 def describe_baselines(
@@ -71,7 +91,7 @@ def describe_baselines(
     for name, (baseline, outcome) in baselines.items():
         row: dict[str, Any] = {"name": name, "text": baseline.text, "source": baseline.source}
         if isinstance(outcome, Measured):
-            row |= {"value": outcome.value, "details": dict(outcome.details)}
+            row |= {"value": outcome.value, "details": _details(outcome.details)}
         else:
             row |= {"value": None, "reason": outcome.reason}
         rows.append(row)
@@ -134,6 +154,7 @@ def summarise(f: Findings) -> dict[str, Any]:
             {"key": key, "mean_loss": math.fsum(losses) / len(losses)}
             for key, losses in sorted(f.finals.items(), key=lambda item: math.fsum(item[1]))
         ],
+        "ladder": describe_ladder(f.found[0], f.evaluator.fidelities),
         "funnel": searched["funnel"],
         "evaluations_saved": evaluations_saved(searched["funnel"]),
         "search": searched,

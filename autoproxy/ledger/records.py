@@ -40,7 +40,7 @@ class Event:
         text: Canonical form of what was kept, else the proposal.
         origin: `random`, `crossover`, `subtree`, `point`, `wrap`, `shrink`, `constant`, `seed`.
         parents: Keys of its parents.
-        fate: `measured`, `screened`, `failed` or `dropped`.
+        fate: `measured`, `screened`, `raced`, `failed` or `dropped`.
         rule: The rule that dropped it.
         reason: Why it was dropped or failed.
         fidelity: Of the dearest measurement.

@@ -31,7 +31,11 @@ class SearchConfig:
         tournament: How many are drawn when a parent is chosen; the best of them breeds.
         tries: How often a slot may draw until its proposal is new.
         selection: `nsga2` (value against complexity) or `best` (value alone).
-        promote: Share of the candidates of a cheap rung that go on to the full measurement.
+        reject: How many times Wanda's distortion a candidate may have before it is dropped
+            unmeasured; 0 for never.
+        promote: Share of the candidates of a cheap rung that go on.
+        race: Whether a candidate that goes on is stopped as soon as it is significantly worse,
+            block by block, than the middle of the population.
         finalists: How many are re-ranked on fresh blocks at the end.
         seeds: Whether the hand-made metrics start in the population.
     """
@@ -48,7 +52,9 @@ class SearchConfig:
     tournament: int = 2
     tries: int = 8
     selection: str = "nsga2"
+    reject: float = 1.4
     promote: float = 0.1
+    race: bool = True
     finalists: int = 10
     seeds: bool = False
 
@@ -63,6 +69,7 @@ class SearchConfig:
         _within("crossover", self.crossover, 0, 1)
         _within("immigrants", self.immigrants, 0, 1)
         _within("promote", self.promote, 0.01, 1)
+        _within("reject", self.reject, 0, 1e6)
         if self.minutes is not None:
             _within("minutes", self.minutes, 0.01, 1e6)
         for name, value, known in (

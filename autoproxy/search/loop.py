@@ -17,6 +17,7 @@ from autoproxy.evaluation import (
 )
 from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
+from autoproxy.search import ladder
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.proposals import Proposal, propose
 from autoproxy.search.state import SearchState
@@ -35,8 +36,8 @@ class Fate:
         expression: Its canonical form where it was kept, else as it was proposed.
         key: Content hash of the canonical form; empty for what was dropped.
         complexity: Of `expression`.
-        fate: `measured` (in full), `screened` (stopped after the cheap rung), `failed` or
-            `dropped`.
+        fate: `measured` (in full), `screened` (stopped after the cheap rung), `raced` (stopped by
+            the test between blocks), `failed` or `dropped`.
         rule: The rule that dropped it.
         reason: Why it was dropped or failed.
         fidelity: Of the dearest measurement.
@@ -96,7 +97,7 @@ class Search:
         self._config = config
         self._expired = expired
         self._grammar = Grammar(space)
-        self._sieve = Sieve(space, evaluator)
+        self._sieve = Sieve(space, evaluator, config.reject)
         self._protocol = content_hash(evaluator.protocol())
 
     def run(self, state: SearchState | None = None) -> Iterator[SearchState]:
@@ -156,19 +157,46 @@ class Search:
 
     def _climb(self, state: SearchState, kept: Sequence[tuple[Proposal, Kept]]) -> SearchState:
         """Measure the batch rung by rung; what a cheap rung ranks low goes no further."""
-        *cheap, full = self._evaluator.fidelities
-        waiting = list(kept)
-        for fidelity in cheap[:1]:
+        state = self._trusting(state)
+        *cheap, _ = self._evaluator.fidelities
+        waiting, paid = list(kept), 0.0
+        for fidelity in cheap[state.rung : state.rung + 1]:
             state, waiting = self._screen(state, waiting, fidelity)
+            paid = fidelity
+        incumbent = ladder.incumbent(state, self._config, self._evaluator.objective)
         for proposal, candidate in waiting:
             if state.finished:
                 break
-            state, outcome = self._measure(state, candidate, full)
-            self._memory.note(_fate(proposal, state.generation, candidate, outcome, "measured"))
-            if isinstance(outcome, Measured):
+            state, outcome, fate = self._race(state, candidate, paid, incumbent)
+            self._memory.note(_fate(proposal, state.generation, candidate, outcome, fate))
+            if isinstance(outcome, Measured) and fate == "measured":
                 individual = _individual(proposal, candidate, outcome)
                 state = replace(state, archive=(*state.archive, individual))
         return state
+
+    def _trusting(self, state: SearchState) -> SearchState:
+        """Return the state with a dearer screening rung, where the one so far misled."""
+        *cheap, _ = self._evaluator.fidelities
+        rung = state.rung
+        while rung < len(cheap) and not ladder.trusted(state.archive, cheap[rung]):
+            rung += 1
+        return state if rung == state.rung else replace(state, rung=rung, screened=())
+
+    def _race(
+        self, state: SearchState, candidate: Kept, paid: float, incumbent: Individual | None
+    ) -> tuple[SearchState, Outcome, str]:
+        """Measure in full, block by block, unless it turns out to be worse than the incumbent."""
+        sign = self._evaluator.objective.sign
+        for fidelity in self._evaluator.fidelities:
+            if fidelity <= paid or (fidelity < 1 and incumbent is None):
+                continue
+            state, outcome = self._measure(state, candidate, fidelity, paid)
+            paid = fidelity
+            if isinstance(outcome, Failed):
+                break
+            if fidelity < 1 and ladder.beaten(outcome.blocks, incumbent, sign):
+                return state, outcome, "raced"
+        return state, outcome, "measured"
 
     def _screen(
         self, state: SearchState, kept: Sequence[tuple[Proposal, Kept]], fidelity: float
@@ -200,14 +228,14 @@ class Search:
         return state, promoted
 
     def _measure(
-        self, state: SearchState, candidate: Kept, fidelity: float
+        self, state: SearchState, candidate: Kept, fidelity: float, paid: float = 0.0
     ) -> tuple[SearchState, Outcome]:
-        """Ask the memory, else the evaluator; the budget is charged alike."""
+        """Ask the memory, else the evaluator; the budget is charged alike, for what is new."""
         outcome = self._memory.recall(candidate.key, self._protocol, fidelity)
         if outcome is None:
             (outcome,) = self._evaluator.measure([candidate.expression], fidelity)
             self._memory.keep(candidate, self._protocol, fidelity, outcome)
-        state = replace(state, spent=state.spent + fidelity)
+        state = replace(state, spent=state.spent + fidelity - paid)
         if state.spent >= self._config.evaluations - 1e-9:
             state = state.finish("the budget of evaluations is spent")
         elif self._expired():

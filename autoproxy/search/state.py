@@ -16,7 +16,8 @@ class SearchState:
         spent: Budget spent, in full evaluations.
         population: Who may breed.
         archive: Everybody measured in full, in order.
-        screened: Values of the cheap rung, in order; a new one is promoted by its rank here.
+        rung: Which of the evaluator's cheap fidelities screens.
+        screened: Values of that rung, in order; a new one is promoted by its rank here.
         finished: Why the search is over, or None.
     """
 
@@ -25,6 +26,7 @@ class SearchState:
     spent: float = 0.0
     population: tuple[Individual, ...] = ()
     archive: tuple[Individual, ...] = ()
+    rung: int = 0
     screened: tuple[float, ...] = ()
     finished: str | None = None
 

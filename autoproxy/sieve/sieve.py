@@ -15,8 +15,9 @@ from autoproxy.spaces import SearchSpace
 HOPELESS = Rule("hopeless", Cost.BEHAVIOUR)
 SAME_ORDER = Rule("same-order", Cost.BEHAVIOUR)
 SAME_MASK = Rule("same-mask", Cost.IDENTITY)
+DISTORTING = Rule("distorting", Cost.IDENTITY)
 
-RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, SAME_ORDER, SAME_MASK)
+RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, SAME_ORDER, SAME_MASK, DISTORTING)
 
 
 class Sieve:
@@ -24,10 +25,16 @@ class Sieve:
 
     The state is what this run has seen; handing the same proposals in the same order to a new
     sieve gives the same verdicts, which is what makes resuming by replay exact.
+
+    Args:
+        space: Words and limits.
+        evaluator: Gives fingerprints, identities and distortions.
+        reject: Distortion above which a candidate is dropped; 0 for never.
     """
 
-    def __init__(self, space: SearchSpace, evaluator: Evaluator) -> None:
+    def __init__(self, space: SearchSpace, evaluator: Evaluator, reject: float = 0.0) -> None:
         self._evaluator = evaluator
+        self._reject = reject
         self._context = Context(space, evaluator.blindness)
 
     def judge(self, proposals: Sequence[tuple[int, Expression]]) -> list[Verdict]:
@@ -89,4 +96,14 @@ class Sieve:
         first = self._context.first_slot("identity", identity, slot)
         if first is not None:
             return Dropped(SAME_MASK.name, f"bit for bit the same masks as slot {first}")
+        reason = self._distorting(expression)
+        if reason is not None:
+            return Dropped(DISTORTING.name, reason)
         return Kept(expression, key(expression), identity)
+
+    def _distorting(self, expression: Expression) -> str | None:
+        """Return why an expression is too far from anything good, or None."""
+        distortion = self._evaluator.distortion(expression) if self._reject else None
+        if distortion is None or distortion <= self._reject:
+            return None
+        return f"its distortion is {distortion:.3g} times that of a good metric"

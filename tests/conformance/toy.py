@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autoproxy.evaluation import (
+    BLOCK,
     Direction,
     Failed,
     Fingerprint,
@@ -86,7 +87,12 @@ class ToyEvaluator:
             count = round(fidelity * SAMPLES)
             losses = [self._loss(masks, number) for number in range(count)]
             self.measured.append((str(expression), fidelity))
-            yield Measured(sum(losses) / count, fidelity, details={"first": losses[0]})
+            blocks = {f"{BLOCK}{number}": loss for number, loss in enumerate(losses, 1)}
+            yield Measured(sum(losses) / count, fidelity, details=blocks)
+
+    def distortion(self, expression: Expression) -> float | None:
+        del expression
+        return None
 
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         masks = self._masks(expression)

@@ -192,7 +192,7 @@ def test_a_failure_is_told_and_never_enters_the_population(monkeypatch: pytest.M
 def test_the_budget_is_kept_and_charged(evaluations: float, strategy: str) -> None:
     evaluator = ToyEvaluator()
     state = search(replace(CONFIG, evaluations=evaluations, strategy=strategy), evaluator=evaluator)
-    charged = sum(fidelity for _, fidelity in evaluator.measured)
+    charged = sum(dict(evaluator.measured).values())  # of each candidate, its dearest measurement
     assert state.spent == pytest.approx(charged)
     # The last measurement may be a full one; no other may begin once the budget is spent.
     assert evaluations <= charged < evaluations + 1

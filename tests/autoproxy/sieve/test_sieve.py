@@ -45,6 +45,7 @@ class Scripted(ToyEvaluator):
         self,
         behaviours: Mapping[str, Fingerprint | Failed] | None = None,
         identities: Mapping[str, str | Failed] | None = None,
+        distortions: Mapping[str, float] | None = None,
         *,
         blindness: Blindness = Blindness.ROW,
     ) -> None:
@@ -52,6 +53,7 @@ class Scripted(ToyEvaluator):
         self.blindness = blindness
         self._behaviours = behaviours or {}
         self._identities = identities or {}
+        self._distortions = distortions or {}
         self.probed: list[list[str]] = []
         self.hashed: list[str] = []
 
@@ -63,6 +65,9 @@ class Scripted(ToyEvaluator):
     def identity(self, expression: Expression) -> str | Failed:
         self.hashed.append(str(expression))
         return self._identities.get(str(expression), f"masks of {expression}")
+
+    def distortion(self, expression: Expression) -> float | None:
+        return self._distortions.get(str(expression))
 
 
 def numbered(*proposals: str | Expression, first: int = 0) -> list[tuple[int, Expression]]:
@@ -261,6 +266,15 @@ def test_one_set_of_masks_is_measured_once() -> None:
     assert verdicts[1] == Dropped("same-mask", "bit for bit the same masks as slot 4")
 
 
+def test_what_distorts_too_much_is_dropped_and_what_has_no_distortion_is_not() -> None:
+    evaluator = Scripted(distortions={"W": 1.5, "g": 1.4, "abs(W)": 0.9})
+    proposals = numbered("W", "g", "abs(W)", "g_norm")
+    verdicts = Sieve(EVERYTHING, evaluator, reject=1.4).judge(proposals)
+    assert names(verdicts) == ["distorting", "kept", "kept", "kept"]
+    assert "1.5 times" in str(verdicts[0])
+    assert names(Sieve(EVERYTHING, evaluator).judge(proposals)) == ["kept"] * 4
+
+
 # Order, replay, questions.
 
 
@@ -274,6 +288,7 @@ def test_rules_come_by_cost_and_the_cheapest_speaks_first() -> None:
         "hopeless",
         "same-order",
         "same-mask",
+        "distorting",
     ]
     evaluator = Scripted({"mul(noise, W)": FLAT, "abs(W)": FLAT})
     faulty = numbered("mul(noise, W)", "mul(noise, W)", "abs(W)", "abs(W)")
@@ -416,7 +431,16 @@ def test_on_a_real_model_each_rule_has_its_example(
             if isinstance(verdict, Kept):
                 assert verdict.identity == evaluator.identity(verdict.expression)
         assert {wanted for _, wanted in REAL} == {"kept"} | {
-            rule.name for rule in RULES if rule.name != "varies"
+            rule.name for rule in RULES if rule.name not in {"varies", "distorting"}
         }
         again = Sieve(EVERYTHING, evaluator).judge(numbered(*(text for text, _ in REAL)))
         assert again == verdicts
+
+
+def test_on_a_real_model_the_opposite_of_a_good_metric_is_distorting(
+    pruning: Callable[..., PruningEvaluator],
+) -> None:
+    texts = ("mul(abs(W), x_norm)", "neg(mul(abs(W), x_norm))", "mul(W, x_norm)")
+    with pruning() as evaluator:
+        verdicts = Sieve(EVERYTHING, evaluator, reject=1.4).judge(numbered(*texts))
+    assert names(verdicts) == ["kept", "distorting", "distorting"]
