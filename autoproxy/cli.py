@@ -246,12 +246,22 @@ def evaluate(
     calibration_join: CalibrationJoin = None,
     text_join: TextJoin = None,
     special_tokens: SpecialTokens = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Zero-shot tasks too, NAME,NAME; needs pip install 'autoproxy[tasks]'."),
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option(help="Documents of each task; default: all.")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Examples before each question; default: the task's.")
+    ] = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Measure one metric on a text: value, perplexity, KL and the whole protocol."""
+    """Measure one metric on a text: value, perplexity, KL and the whole protocol; and on tasks."""
     from autoproxy import console
-    from autoproxy.commands.evaluating import evaluate_metric
+    from autoproxy.commands.evaluating import EvaluateOrder, evaluate_metric
     from autoproxy.commands.workspace import Workspace
 
     options = {
@@ -276,14 +286,17 @@ def evaluate(
         "text_join": text_join,
         "special_tokens": special_tokens,
     }
-    found = evaluate_metric(
-        Workspace(results),
+    order = EvaluateOrder(
         metric=metric,
         baseline=baseline,
         space=space,
         evaluator=evaluator,
         options=options,
+        tasks=tasks,
+        task_limit=task_limit,
+        shots=shots,
     )
+    found = evaluate_metric(Workspace(results), order)
     _print(found, as_json, console.evaluation)
 
 

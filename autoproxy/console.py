@@ -110,8 +110,32 @@ def evaluation(console: Console, found: Mapping[str, Any]) -> None:
     for name, value in found["protocol"].items():
         table.add_row(name, escape(str(value)))
     console.print(table)
+    if "tasks" in found:
+        _print_tasks(console, found["tasks"])
     for notice in found["notices"]:
         console.print(f"note: {escape(notice)}")
+
+
+def _print_tasks(console: Console, found: Mapping[str, Any]) -> None:
+    """Print accuracies, one table a kind: two kinds never share a column."""
+    protocol = found["protocol"]
+    for kind, means in found["means"].items():
+        limit = "" if protocol["limit"] is None else f", first {protocol['limit']} documents"
+        title = f"{kind} by {protocol['harness']} {protocol['harness_version']}{limit}"
+        table = Table("task", "version", "shots", "documents", "dense", "pruned", title=title)
+        for row in found["tasks"]:
+            cells = [row["task"], row["version"], row["shots"], row["documents"]]
+            cells += [_share(row[side][kind]) for side in ("dense", "pruned")]
+            table.add_row(*(escape(str(cell)) for cell in cells))
+        if means is not None:
+            table.add_row("mean", "", "", "", _share(means["dense"]), _share(means["pruned"]))
+        console.print(table)
+        if means is None:
+            console.print(f"no mean of {kind}: not every task has it", highlight=False)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def pruned(console: Console, found: Mapping[str, Any]) -> None:

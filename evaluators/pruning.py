@@ -68,6 +68,7 @@ from evaluators.room import check_room, needs
 from evaluators.source import find_source
 from evaluators.starter import starter_folder
 from evaluators.statistics import FLOWING, PROVIDED, Statistics, cached_statistics, flows, noise
+from evaluators.tasks import Harness, TaskPlan, side_by_side
 from evaluators.text import Text, read_text, refuse_overlap
 from evaluators.walk import Walk
 from evaluators.writing import Decision, counts, finite, write_pruned
@@ -362,6 +363,33 @@ class PruningEvaluator:
                 }
             if seed != self._config.seed:
                 del self._statistics[seed]
+
+    @staticmethod
+    def open_tasks(names: Sequence[str], *, limit: int | None, shots: int | None) -> Harness:
+        """Find and read zero-shot tasks, before a model is loaded.
+
+        Raises:
+            ConfigError: The harness is not installed, or a task cannot be had.
+        """
+        return Harness(TaskPlan(names=tuple(names), limit=limit, shots=shots))
+
+    def score_tasks(self, expression: Expression, harness: Harness) -> dict[str, Any]:
+        """Return accuracies of the model as it is and as an importance prunes it.
+
+        Args:
+            expression: Importance of root kind Weight.
+            harness: With the tasks.
+
+        Returns:
+            `protocol` of the harness, and `tasks` and `means` of `evaluators.tasks.side_by_side`.
+        """
+        masks = self._masks_of(expression)
+        if isinstance(masks, Failed):
+            raise ConfigError(f"{expression} cannot be scored: {masks.reason}")
+        dense = harness.accuracies(self._loaded)
+        with applied(self._weights, self._unpacked(masks)):
+            pruned = harness.accuracies(self._loaded)
+        return {"protocol": harness.protocol(), **side_by_side(dense, pruned)}
 
     def dense(self) -> dict[str, float]:
         """Return the perplexity of the model as it is on the report text."""

@@ -1,61 +1,85 @@
 """One metric, one model, one text: what it is worth there, with the whole protocol."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autoproxy.commands import loading
 from autoproxy.commands.metrics import asked_metric
 from autoproxy.commands.reporting import Named, Reporter
-from autoproxy.commands.workspace import Workspace
+from autoproxy.commands.workspace import Workspace, append_line
 from autoproxy.errors import ConfigError
 from autoproxy.export.formula import to_infix
+from autoproxy.language.canonical import canonical
 from autoproxy.language.parse import kind_of
 from autoproxy.ledger.ledger import Ledger
 
 
-def evaluate_metric(
-    workspace: Workspace,
-    *,
-    metric: str | None,
-    baseline: str | None,
-    space: str,
-    evaluator: str,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Measure a metric on the report text.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOrder:
+    """What is to be measured.
 
-    Args:
-        workspace: Where the value is kept.
+    Attributes:
         metric: An expression, a run or a metric's JSON file; or None.
         baseline: Name of a hand-made metric; or None. Exactly one of the two is given.
         space: Space that has the hand-made metric, and says which kind a formula has.
         evaluator: Name of the evaluator.
         options: Of the evaluator; `seed` is the seed of the calibration draw.
+        tasks: Names of zero-shot tasks, with commas between them; None for none.
+        task_limit: Documents of each task; None for all.
+        shots: Examples before each question; None for what each task says.
+    """
+
+    metric: str | None
+    baseline: str | None
+    space: str
+    evaluator: str
+    options: Mapping[str, Any]
+    tasks: str | None = None
+    task_limit: int | None = None
+    shots: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tasks is None and not (self.task_limit is self.shots is None):
+            raise ConfigError("--task-limit and --shots are of tasks; add --tasks NAME,NAME")
+
+
+def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any]:
+    """Measure a metric on the report text, and on zero-shot tasks where they are asked for.
+
+    Args:
+        workspace: Where the value is kept.
+        order: What is to be measured.
 
     Raises:
         ConfigError: The request cannot be met; the message says what can.
     """
-    name, expression = asked_metric(workspace, metric=metric, baseline=baseline, space=space)
-    asked = loading.space(space)
+    name, expression = asked_metric(
+        workspace, metric=order.metric, baseline=order.baseline, space=order.space
+    )
+    asked = loading.space(order.space)
     if kind_of(expression) is not asked.root:
         raise ConfigError(
             f"{expression} is of kind {kind_of(expression).value}, but space {asked.name!r} "
             f"rates a {asked.root.value}; multiply by W, for example, to get a Weight"
         )
+    harness = _open_tasks(order)
     workspace.prepare()
-    said = {word: value for word, value in options.items() if value is not None}
+    said = {word: value for word, value in order.options.items() if value is not None}
     notices: list[str] = []
     with (
         Ledger.open(workspace.ledger) as ledger,
-        loading.evaluator(evaluator, said, cache=workspace.cache, notice=notices.append) as opened,
+        loading.evaluator(
+            order.evaluator, said, cache=workspace.cache, notice=notices.append
+        ) as opened,
     ):
         _check_provided(expression.terminals(), opened.provides)
-        role = "baseline" if baseline is not None else "evaluated"
+        role = "baseline" if order.baseline is not None else "evaluated"
         condition, *_ = opened.conditions
         reporter = Reporter(ledger, condition, None, lambda _: None)
-        rows = reporter.report([Named(role, name, expression)], [int(options["seed"])])
+        rows = reporter.report([Named(role, name, expression)], [int(order.options["seed"])])
         dense, row = rows[0], rows[-1]
-        return {
+        found = {
             "metric": name,
             "text": str(expression),
             "formula": to_infix(expression),
@@ -69,6 +93,21 @@ def evaluate_metric(
             "protocol": dict(condition.report_protocol()),
             "notices": notices,
         }
+        if harness is None:
+            return found
+        scorer: Any = condition  # that it can was seen when the tasks were opened
+        found["tasks"] = scorer.score_tasks(canonical(expression), harness)
+    append_line(workspace.tasks, {**found, "made_with": loading.manifest(asked)})
+    return found
+
+
+def _open_tasks(order: EvaluateOrder) -> object | None:
+    """Return the harness with the tasks, before any model is loaded, or None."""
+    if order.tasks is None:
+        return None
+    names = [name.strip() for name in order.tasks.split(",")]
+    runner = loading.task_runner(order.evaluator)
+    return runner.open_tasks(names, limit=order.task_limit, shots=order.shots)
 
 
 def _check_provided(asked: frozenset[str], provided: frozenset[str]) -> None:
