@@ -70,7 +70,7 @@ class Harness:
     def __init__(self, plan: TaskPlan) -> None:
         self._plan = plan
         self._lm_eval = _import_harness()
-        with _hushed():
+        with _hushed(), _generators_given_back():
             self._manager = _manager(plan.names)
             _check_names(plan.names, self._manager.all_tasks)
             try:

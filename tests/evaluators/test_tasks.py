@@ -177,13 +177,17 @@ metadata:
   version: 3.0
 """
 DOCUMENTS = [
-    ("The first of them", [" is", " was not at all what had been asked"], 0),
-    ("A list", [" xx yy", " of words", " z"], 1),
-    ("Nobody", [" came", " knows"], 1),
-    ("It rains", [" in the morning and in the evening", " now"], 0),
-    ("One more", [" q", " and another one"], 1),
-    ("Shorter", [" a", " is longer than the right answer"], 0),
-    ("Again", [" no", " what is long is unlikely"], 0),
+    ("The first of them", ["is", "was not at all what had been asked"], 0),
+    ("A list", ["xx yy", "of words", "z"], 1),
+    ("Nobody", ["came", "knows"], 1),
+    ("It rains", ["in the morning and in the evening", "now"], 0),
+    ("One more", ["q", "and another one"], 1),
+    ("Shorter", ["a", "is longer than the right answer"], 0),
+    ("Again", ["no", "what is long is unlikely"], 0),
+    *(
+        (f"Number {at}", [f"{chr(97 + at)}", f"{chr(122 - at) * at} and more"], 0)
+        for at in range(8)
+    ),
 ]
 
 
@@ -202,7 +206,7 @@ def likelihoods(model: Any, tokenizer: Any, question: str, choices: list[str]) -
     start = tokenizer(question).input_ids
     found = []
     for choice in choices:
-        rest = tokenizer(question + choice).input_ids[len(start) :]
+        rest = tokenizer(f"{question} {choice}").input_ids[len(start) :]
         logits = model(torch.tensor([start + rest])).logits[0].double().log_softmax(-1)
         found.append(sum(float(logits[len(start) - 1 + at, t]) for at, t in enumerate(rest)))
     return found
