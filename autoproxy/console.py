@@ -217,8 +217,8 @@ def cache(console: Console, found: Mapping[str, Any]) -> None:
             console.print(told, markup=False, highlight=False, soft_wrap=True)
     if found["deleted"]:
         freed = _bytes(sum(row["bytes"] for row in found["deleted"]))
-        console.print(f"deleted {len(found['deleted'])} files, {freed}", highlight=False)
-    told = f"{found['folder']}: {len(found['files'])} files, {size}"
+        console.print(f"deleted {_files(found['deleted'])}, {freed}", highlight=False)
+    told = f"{found['folder']}: {_files(found['files'])}, {size}"
     console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -245,6 +245,10 @@ def _view(at: Progress) -> RenderableType:
 
 def _counts(funnel: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in funnel.items())
+
+
+def _files(found: Sequence[object]) -> str:
+    return "1 file" if len(found) == 1 else f"{len(found)} files"
 
 
 def _bytes(count: int) -> str:
