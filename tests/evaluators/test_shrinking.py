@@ -456,7 +456,9 @@ def test_a_whole_search(tmp_path: Path, unit: str, capsys: pytest.CaptureFixture
     assert summary["protocol"]["unit"] == unit
     assert {"random", "magnitude"} <= {row["name"] for row in summary["baselines"]}
     assert all(row["value"] is not None for row in summary["baselines"])
-    assert {"dense", "tiny-run", "random"} <= {row["name"] for row in summary["reports"][0]["entries"]}
+    assert {"dense", "tiny-run", "random"} <= {
+        row["name"] for row in summary["reports"][0]["entries"]
+    }
     source = (tmp_path / "results" / "metrics" / "tiny_run.py").read_text(encoding="utf-8")
     assert "(1, 1) importance" in source if unit == "blocks" else "(1, d_in) importance" in source
     board = (tmp_path / "results" / "leaderboard.md").read_text(encoding="utf-8")
