@@ -63,7 +63,33 @@ Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
 CalibrationBlocks = Annotated[int | None, typer.Option(help="Sequences to calibrate on.")]
 ValidationBlocks = Annotated[int | None, typer.Option(help="Sequences to score on.")]
 ConfirmBlocks = Annotated[int | None, typer.Option(help="Fresh sequences for finalists.")]
-TextBlocks = Annotated[int | None, typer.Option(help="Sequences of the report text.")]
+TextBlocks = Annotated[
+    str | None, typer.Option(help="Sequences of the report text: a number, or all.")
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(help="Options of a published protocol, such as wanda-2048; flags override."),
+]
+Windows = Annotated[
+    str | None,
+    typer.Option(help="How sequences to calibrate on are drawn: grid, anywhere or documents."),
+]
+CalibrationJoin = Annotated[
+    str | None,
+    typer.Option(help="How its records become one text: paragraphs, newlines or spaces."),
+]
+TextJoin = Annotated[str | None, typer.Option(help="The same for the other texts.")]
+SpecialTokens = Annotated[
+    bool | None,
+    typer.Option(
+        "--special-tokens/--no-special-tokens",
+        help="Whether the tokenizer puts its special tokens into texts.",
+    ),
+]
+
+CacheLimit = Annotated[
+    str | None, typer.Option(help="How large the cache of statistics may grow, such as 5GB.")
+]
 
 
 @app.command()
@@ -117,6 +143,12 @@ def search(
     validation_blocks: ValidationBlocks = None,
     confirm_blocks: ConfirmBlocks = None,
     text_blocks: TextBlocks = None,
+    cache_limit: CacheLimit = None,
+    protocol: Protocol = None,
+    windows: Windows = None,
+    calibration_join: CalibrationJoin = None,
+    text_join: TextJoin = None,
+    special_tokens: SpecialTokens = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -163,6 +195,12 @@ def search(
             "validation_blocks": validation_blocks,
             "confirm_blocks": confirm_blocks,
             "text_blocks": text_blocks,
+            "cache_limit": cache_limit,
+            "protocol": protocol,
+            "windows": windows,
+            "calibration_join": calibration_join,
+            "text_join": text_join,
+            "special_tokens": special_tokens,
         },
     )
     with _interruptible(), console.progress(quiet=as_json) as show:
@@ -209,12 +247,28 @@ def evaluate(
     length: Length = None,
     calibration_blocks: CalibrationBlocks = None,
     text_blocks: TextBlocks = None,
+    cache_limit: CacheLimit = None,
+    protocol: Protocol = None,
+    windows: Windows = None,
+    calibration_join: CalibrationJoin = None,
+    text_join: TextJoin = None,
+    special_tokens: SpecialTokens = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Zero-shot tasks too, NAME,NAME; needs pip install 'autoproxy[tasks]'."),
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option(help="Documents of each task; default: all.")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Examples before each question; default: the task's.")
+    ] = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Measure one metric on a text: value, perplexity, KL and the whole protocol."""
+    """Measure one metric on a text: value, perplexity, KL and the whole protocol; and on tasks."""
     from autoproxy import console
-    from autoproxy.commands.evaluating import evaluate_metric
+    from autoproxy.commands.evaluating import EvaluateOrder, evaluate_metric
     from autoproxy.commands.workspace import Workspace
 
     options = {
@@ -233,15 +287,24 @@ def evaluate(
         "length": length,
         "calibration_blocks": calibration_blocks,
         "text_blocks": text_blocks,
+        "cache_limit": cache_limit,
+        "protocol": protocol,
+        "windows": windows,
+        "calibration_join": calibration_join,
+        "text_join": text_join,
+        "special_tokens": special_tokens,
     }
-    found = evaluate_metric(
-        Workspace(results),
+    order = EvaluateOrder(
         metric=metric,
         baseline=baseline,
         space=space,
         evaluator=evaluator,
         options=options,
+        tasks=tasks,
+        task_limit=task_limit,
+        shots=shots,
     )
+    found = evaluate_metric(Workspace(results), order)
     _print(found, as_json, console.evaluation)
 
 
@@ -275,6 +338,12 @@ def prune(
     length: Length = None,
     calibration_blocks: CalibrationBlocks = None,
     text_blocks: TextBlocks = None,
+    cache_limit: CacheLimit = None,
+    protocol: Protocol = None,
+    windows: Windows = None,
+    calibration_join: CalibrationJoin = None,
+    text_join: TextJoin = None,
+    special_tokens: SpecialTokens = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -305,6 +374,12 @@ def prune(
             "length": length,
             "calibration_blocks": calibration_blocks,
             "text_blocks": text_blocks,
+            "cache_limit": cache_limit,
+            "protocol": protocol,
+            "windows": windows,
+            "calibration_join": calibration_join,
+            "text_join": text_join,
+            "special_tokens": special_tokens,
         },
     )
     stopped = f"stopped; nothing was written to {out}"
@@ -379,6 +454,26 @@ def list_(
     from autoproxy.commands.workspace import Workspace
 
     _print(listing(Workspace(results), space), as_json, console.listing)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all of it.")] = False,
+    limit: Annotated[
+        str | None,
+        typer.Option(help="Delete what was not used for longest, down to a size such as 5GB."),
+    ] = None,
+    evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Show what statistics of models are kept, and make room."""
+    from autoproxy import console
+    from autoproxy.commands.caching import tend_cache
+    from autoproxy.commands.workspace import Workspace
+
+    found = tend_cache(Workspace(results), evaluator, clear=clear, limit=limit)
+    _print(found, as_json, console.cache)
 
 
 @app.command()

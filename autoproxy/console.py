@@ -110,8 +110,32 @@ def evaluation(console: Console, found: Mapping[str, Any]) -> None:
     for name, value in found["protocol"].items():
         table.add_row(name, escape(str(value)))
     console.print(table)
+    if "tasks" in found:
+        _print_tasks(console, found["tasks"])
     for notice in found["notices"]:
         console.print(f"note: {escape(notice)}")
+
+
+def _print_tasks(console: Console, found: Mapping[str, Any]) -> None:
+    """Print accuracies, one table a kind: two kinds never share a column."""
+    protocol = found["protocol"]
+    for kind, means in found["means"].items():
+        limit = "" if protocol["limit"] is None else f", first {protocol['limit']} documents"
+        title = f"{kind} by {protocol['harness']} {protocol['harness_version']}{limit}"
+        table = Table("task", "version", "shots", "documents", "dense", "pruned", title=title)
+        for row in found["tasks"]:
+            cells = [row["task"], row["version"], row["shots"], row["documents"]]
+            cells += [_share(row[side][kind]) for side in ("dense", "pruned")]
+            table.add_row(*(escape(str(cell)) for cell in cells))
+        if means is not None:
+            table.add_row("mean", "", "", "", _share(means["dense"]), _share(means["pruned"]))
+        console.print(table)
+        if means is None:
+            console.print(f"no mean of {kind}: not every task has it", highlight=False)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def pruned(console: Console, found: Mapping[str, Any]) -> None:
@@ -176,6 +200,28 @@ def listing(console: Console, found: Mapping[str, Any]) -> None:
         console.print(table)
 
 
+def cache(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what the cache of statistics holds, and what was deleted."""
+    size = f"{_bytes(found['bytes'])} of at most {_bytes(found['limit'])}"
+    table = Table("terminal", "model", "tokens", "size", "last used", "file")
+    for row in found["files"]:
+        what = "corrupted" if row["corrupted"] else row["terminal"] or "unknown"
+        tokens = "" if row["tokens"] is None else f"{row['tokens']:,}"
+        cells = (what, row["model"] or "", tokens, _bytes(row["bytes"]), _age(row["age_seconds"]))
+        table.add_row(*(escape(cell) for cell in (*cells, row["file"][:8])))
+    if found["files"]:
+        console.print(table)
+    for row in found["files"]:
+        if row["corrupted"]:
+            told = f"{row['file']} is corrupted ({row['corrupted']}); it is made anew when needed"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
+    if found["deleted"]:
+        freed = _bytes(sum(row["bytes"] for row in found["deleted"]))
+        console.print(f"deleted {_files(found['deleted'])}, {freed}", highlight=False)
+    told = f"{found['folder']}: {_files(found['files'])}, {size}"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
 def health(console: Console, found: Mapping[str, Any]) -> None:
     """Print what `doctor` found."""
     for check in found["checks"]:
@@ -199,6 +245,34 @@ def _view(at: Progress) -> RenderableType:
 
 def _counts(funnel: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in funnel.items())
+
+
+def _files(found: Sequence[object]) -> str:
+    return "1 file" if len(found) == 1 else f"{len(found)} files"
+
+
+def _bytes(count: int) -> str:
+    """Return a size in the unit that leaves three digits or fewer before the point.
+
+    >>> _bytes(999), _bytes(20_000_000_000)
+    ('999 B', '20.0 GB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    power = min(4, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.1f} {' KMGT'[power]}B"
+
+
+def _age(seconds: float) -> str:
+    """Return how long ago something was, in its largest unit.
+
+    >>> _age(59), _age(7200), _age(200_000)
+    ('59 s ago', '2 h ago', '2 d ago')
+    """
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def _duration(seconds: float) -> str:

@@ -1,14 +1,18 @@
 """What a pruning evaluator is asked: checked whole when it is made."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from autoproxy.errors import ConfigError, unknown_name
 from evaluators.allocation import check_allocation
+from evaluators.cache import size_of
+from evaluators.drawing import WINDOWS
 from evaluators.masks import NM, Pattern, check_group, parse_pattern
+from evaluators.protocols import PROTOCOLS
 from evaluators.starter import STARTERS
+from evaluators.text import JOINS
 
 DEFAULT_LENGTH = 2048
 """Tokens in a sequence where nothing is said, capped by the model: never what the model could
@@ -43,7 +47,13 @@ class PruningConfig:
         calibration_blocks: Sequences to calibrate on.
         validation_blocks: Sequences to score on; the first of them is the cheap rung.
         confirm_blocks: Fresh sequences of the validation text, for finalists.
-        text_blocks: Sequences of the report; None for about 8,192 tokens.
+        text_blocks: Sequences of the report; `all`, or None for about 8,192 tokens.
+        windows: How sequences to calibrate on are drawn: a name of `WINDOWS`.
+        calibration_join: How records become the calibration text: a name of `JOINS`.
+        text_join: The same for the validation text and that of the report.
+        special_tokens: Whether the tokenizer puts its special tokens into texts.
+        cache_limit: How large the cache of statistics may grow, such as `5GB`; decides no value.
+        protocol: The protocol of the literature that options were taken from; see `PROTOCOLS`.
     """
 
     model: str = "starter"
@@ -62,7 +72,13 @@ class PruningConfig:
     calibration_blocks: int = 16
     validation_blocks: int = 8
     confirm_blocks: int = 24
-    text_blocks: int | None = None
+    text_blocks: int | str | None = None
+    windows: str = "grid"
+    calibration_join: str = "paragraphs"
+    text_join: str = "paragraphs"
+    special_tokens: bool = False
+    cache_limit: str | None = None
+    protocol: str | None = None
 
     def __post_init__(self) -> None:
         check_group(self.group)
@@ -74,8 +90,15 @@ class PruningConfig:
             _at_least(name, getattr(self, name), 1)
         if self.length is not None:
             _at_least("length", self.length, 2)
-        if self.text_blocks is not None:
+        if isinstance(self.text_blocks, int):
             _at_least("text_blocks", self.text_blocks, 1)
+        if self.cache_limit is not None:
+            size_of(self.cache_limit)
+        _one_of("windows", self.windows, WINDOWS)
+        _one_of("join", self.calibration_join, JOINS)
+        _one_of("join", self.text_join, JOINS)
+        if self.protocol is not None:
+            _one_of("protocol", self.protocol, PROTOCOLS)
 
     def _check_together(self, condition: Pattern) -> None:
         """Refuse what cannot be asked for at once."""
@@ -97,6 +120,8 @@ class PruningConfig:
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """Make a configuration from plain values, as in a run file.
 
+        What `protocol` names holds where the other options say nothing.
+
         Raises:
             ConfigError: An unknown option, or a value that cannot be.
         """
@@ -106,7 +131,10 @@ class PruningConfig:
             if name not in fields:
                 raise ConfigError(unknown_name("evaluator option", name, fields))
             given[name] = _converted(name, value, fields[name])
-        return cls(**given)
+        if given.get("protocol") is None:
+            return cls(**given)
+        _one_of("protocol", given["protocol"], PROTOCOLS)
+        return cls(**{**PROTOCOLS[given["protocol"]], **given})
 
     @property
     def condition(self) -> Pattern:
@@ -131,6 +159,34 @@ class PruningConfig:
             )
         return self.length
 
+    @property
+    def departures(self) -> dict[str, Any]:
+        """The options whose values are not those of the protocol, with their values."""
+        held = PROTOCOLS[self.protocol] if self.protocol is not None else {}
+        now = {name: getattr(self, name) for name in held}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in now.items()
+            if value != held[name]
+        }
+
+    def drawing(self) -> dict[str, Any]:
+        """Return how texts are joined, tokenised and cut; nothing where all is as usual.
+
+        The name of a protocol stands alone only where nothing departs from it.
+        """
+        said = {
+            "windows": self.windows,
+            "calibration_join": self.calibration_join,
+            "text_join": self.text_join,
+            "special_tokens": self.special_tokens,
+        }
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        if self.protocol is None:
+            return said if any(said[name] != usual[name] for name in said) else {}
+        departures = {"departures": self.departures} if self.departures else {}
+        return {"protocol": self.protocol, **departures, **said}
+
     def mask_options(self, length: int) -> dict[str, Any]:
         """Return the options that decide masks, complete: what was left open is said.
 
@@ -143,6 +199,7 @@ class PruningConfig:
             else {"sparsity": self.sparsity or "0.5"}
         )
         return {
+            **({} if self.protocol is None else {"protocol": self.protocol}),
             "model": self.model,
             **amount,
             "group": self.group,
@@ -150,15 +207,20 @@ class PruningConfig:
             "mode": self.mode,
             "calibration": list(self.calibration),
             "calibration_blocks": self.calibration_blocks,
+            "calibration_join": self.calibration_join,
+            "windows": self.windows,
+            "special_tokens": self.special_tokens,
             "length": length,
             "seed": self.seed,
             "device": self.device,
             "dtype": self.dtype,
         }
 
-    def report_blocks(self, length: int) -> int:
-        """Return the sequences of the report at this length."""
-        return self.text_blocks or max(1, REPORT_TOKENS // length)
+    def report_blocks(self, length: int) -> int | None:
+        """Return the sequences of the report at this length; None for all that the text has."""
+        if self.text_blocks is None:
+            return max(1, REPORT_TOKENS // length)
+        return self.text_blocks if isinstance(self.text_blocks, int) else None
 
 
 def _at_least(name: str, value: int, low: int) -> None:
@@ -166,19 +228,30 @@ def _at_least(name: str, value: int, low: int) -> None:
         raise ConfigError(f"{name} must be at least {low}, got {value}")
 
 
+def _one_of(kind: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ConfigError(unknown_name(kind, name, known))
+
+
 def _converted(name: str, value: object, wanted: object) -> object:
     """Return an option's value as its field wants it."""
     if wanted == tuple[str, ...]:
-        many = [value] if isinstance(value, str) else value
-        if isinstance(many, list | tuple) and many and all(isinstance(v, str) for v in many):
-            return tuple(many)
-        raise ConfigError(f"evaluator option {name} must be one or more words, got {value!r}")
-    if wanted in (int, int | None):
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        raise ConfigError(f"evaluator option {name} must be a whole number, got {value!r}")
+        return _words(name, value)
     if name == "sparsity" and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str):
-        raise ConfigError(f"evaluator option {name} must be a word, got {value!r}")
-    return value
+    if name == "text_blocks" and isinstance(value, str):
+        if value == "all" or value.isdecimal():
+            return value if value == "all" else int(value)
+        raise ConfigError(f"evaluator option {name} must be a whole number or all, got {value!r}")
+    kinds = {bool: "true or false", int: "a whole number", str: "a word"}
+    kind = next(kind for kind in kinds if wanted is kind or kind in get_args(wanted))
+    if isinstance(value, kind) and isinstance(value, bool) is (kind is bool):
+        return value
+    raise ConfigError(f"evaluator option {name} must be {kinds[kind]}, got {value!r}")
+
+
+def _words(name: str, value: object) -> tuple[str, ...]:
+    many = [value] if isinstance(value, str) else value
+    if isinstance(many, list | tuple) and many and all(isinstance(v, str) for v in many):
+        return tuple(many)
+    raise ConfigError(f"evaluator option {name} must be one or more words, got {value!r}")

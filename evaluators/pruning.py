@@ -46,7 +46,9 @@ from evaluators.allocation import (
     tail_exponent,
 )
 from evaluators.behaviour import Probe, judge_orders, row_local
+from evaluators.cache import tend
 from evaluators.config import PruningConfig
+from evaluators.drawing import WINDOWS, Documents, WithSpecialTokens
 from evaluators.layers import compared, prunable, skipped, weights_of
 from evaluators.masks import (
     NM,
@@ -71,7 +73,8 @@ from evaluators.room import check_loading, check_room, needs
 from evaluators.source import find_source
 from evaluators.starter import SHIPPED, starter_folder
 from evaluators.statistics import FLOWING, PROVIDED, Statistics, cached_statistics, flows, noise
-from evaluators.text import Text, blocks, read_text, refuse_overlap
+from evaluators.tasks import Harness, TaskPlan, side_by_side
+from evaluators.text import Text, read_text, refuse_overlap
 from evaluators.walk import Walk
 from evaluators.writing import Decision, counts, finite, write_pruned
 
@@ -134,6 +137,7 @@ class PruningEvaluator:
         # What is compared over the model is probed so, even if masks are then made row by row.
         self._probed_group = "model" if config.allocation == "metric" else self._group
         self._probed = compared(self._loaded.model, self._layers, self._probed_group)
+        self._windows: dict[tuple[str, int | None], Tensor] = {}
         self._statistics: dict[int, Statistics] = {}
         self._outliers_of: dict[int, list[float]] = {}
         self._masks: OrderedDict[str, Masks] = OrderedDict()
@@ -162,6 +166,11 @@ class PruningEvaluator:
     def shipped() -> dict[str, str]:
         """Return where the models lie that need no download; an error says what to do."""
         return {name: str(starter_folder(name)) for name in SHIPPED}
+
+    @staticmethod
+    def tend_cache(folder: Path, *, clear: bool, limit: str | None) -> dict[str, Any]:
+        """Clear or shrink a cache of statistics, where asked, and say what it holds."""
+        return tend(folder, clear=clear, limit=limit)
 
     def __enter__(self) -> Self:
         return self
@@ -400,6 +409,30 @@ class PruningEvaluator:
                     walk.step(number)
         return made
 
+    @staticmethod
+    def open_tasks(names: Sequence[str], *, limit: int | None, shots: int | None) -> Harness:
+        """Find and read zero-shot tasks, before a model is loaded.
+
+        Raises:
+            ConfigError: The harness is not installed, or a task cannot be had.
+        """
+        return Harness(TaskPlan(names=tuple(names), limit=limit, shots=shots))
+
+    def score_tasks(self, candidate: Expression | str, harness: Harness) -> dict[str, Any]:
+        """Return accuracies of the model as it is and as a candidate prunes it.
+
+        Args:
+            candidate: Importance of root kind Weight, or the name of a method.
+            harness: With the tasks.
+
+        Returns:
+            `protocol` of the harness, and `tasks` and `means` of `evaluators.tasks.side_by_side`.
+        """
+        dense = harness.accuracies(self._loaded)
+        with self._pruned(candidate, self._config.seed):
+            pruned = harness.accuracies(self._loaded)
+        return {"protocol": harness.protocol(), **side_by_side(dense, pruned)}
+
     def dense(self) -> dict[str, float]:
         """Return the perplexity of the model as it is on the report text."""
         losses = block_losses(self._loaded.model, self._report_text.blocks)
@@ -472,9 +505,13 @@ class PruningEvaluator:
         }
         if "text" not in self._texts:
             return Decision(masks, facts, None)
-        drawn = self._blocks("text", self._report_count)
+        drawn = self._report_blocks
         text = self._texts["text"]
-        facts["options"] |= {"text": list(self._config.text), "text_blocks": len(drawn)}
+        facts["options"] |= {
+            "text": list(self._config.text),
+            "text_blocks": self._config.text_blocks or len(drawn),
+            "text_join": self._config.text_join,
+        }
         facts["check"] = {
             "text": text.name,
             "text_hash": text.sha256,
@@ -491,7 +528,9 @@ class PruningEvaluator:
     @cached_property
     def _validation_text(self) -> Text:
         """The text of the search, which a single metric's value on the report text needs not."""
-        return _read_texts(self._config, "calibration", "validation", "text")["validation"]
+        text = read_text(self._config.validation, self._config.text_join)
+        _keep_apart({**self._texts, "validation": text})
+        return text
 
     @cached_property
     def _references(self) -> Reference:
@@ -512,21 +551,39 @@ class PruningEvaluator:
 
     @property
     def _report_count(self) -> int:
-        return self._config.report_blocks(self._length)
+        count = self._config.report_blocks(self._length)
+        return len(self._report_blocks) if count is None else count
+
+    @cached_property
+    def _report_blocks(self) -> Tensor:
+        return self._blocks("text", self._config.report_blocks(self._length))
 
     @cached_property
     def _report_text(self) -> Reference:
-        return Reference(self._loaded.model, self._blocks("text", self._report_count))
+        return Reference(self._loaded.model, self._report_blocks)
 
-    def _blocks(self, role: str, count: int, seed: int | None = None) -> Tensor:
-        return blocks(
-            self._validation_text if role == "validation" else self._texts[role],
-            self._loaded.tokenizer,
+    def _blocks(self, role: str, count: int | None, seed: int | None = None) -> Tensor:
+        """Return windows of the text of a role, as the configuration has them drawn, once."""
+        if (role, seed) not in self._windows:
+            self._windows[role, seed] = self._draw(role, count, seed)
+        return self._windows[role, seed]
+
+    def _draw(self, role: str, count: int | None, seed: int | None) -> Tensor:
+        text = self._validation_text if role == "validation" else self._texts[role]
+        tokenizer = self._loaded.tokenizer
+        drawn: Tensor = WINDOWS[self._config.windows if role == "calibration" else "grid"](
+            text,
+            WithSpecialTokens(tokenizer) if self._config.special_tokens else tokenizer,
             length=self._length,
             count=count,
             role=role,
             seed=seed,
         )
+        if isinstance(text, Documents):  # only now is it known what statistics are taken on
+            searched = "_validation_text" in self.__dict__
+            extra = {"validation": self._validation_text} if searched else {}
+            _keep_apart({**self._texts, **extra})
+        return drawn
 
     def _shared_protocol(self) -> dict[str, Any]:
         config = self._config
@@ -549,6 +606,7 @@ class PruningEvaluator:
             "meanings": _meanings_hash(),
             **({"skipped": list(self._skipped)} if self._skipped else {}),
             **self._allocation_protocol(),
+            **config.drawing(),
         }
 
     def _allocation_protocol(self) -> dict[str, Any]:
@@ -568,7 +626,8 @@ class PruningEvaluator:
         missing = names - have - {"W", "noise"}
         if missing:
             drawn = self._blocks("calibration", self._config.calibration_blocks, seed)
-            new = cached_statistics(self._cache, self._loaded, drawn, missing, self._notice)
+            limit = self._config.cache_limit
+            new = cached_statistics(self._cache, self._loaded, drawn, missing, self._notice, limit)
             for layer, values in new.items():
                 known[layer].update(values)
         return known
@@ -763,11 +822,22 @@ class PruningEvaluator:
         return applied(self._weights, unpacked)
 
 
-def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text]:
+def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text | Documents]:
     """Return the texts of some roles, which may not overlap."""
-    texts = {role: read_text(getattr(config, role)) for role in roles}
-    refuse_overlap(texts)
+    texts: dict[str, Text | Documents] = {}
+    for role in roles:
+        if role == "calibration" and config.windows == "documents":
+            texts[role] = Documents(config.calibration)
+        else:
+            join = config.calibration_join if role == "calibration" else config.text_join
+            texts[role] = read_text(getattr(config, role), join)
+    _keep_apart(texts)
     return texts
+
+
+def _keep_apart(texts: Mapping[str, Text | Documents]) -> None:
+    """Refuse texts that overlap; of a corpus of documents those count that were drawn so far."""
+    refuse_overlap({r: t.drawn if isinstance(t, Documents) else t for r, t in texts.items()})
 
 
 def _in_words(reasons: Mapping[str, str]) -> str:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from autoproxy.errors import StorageError
 from autoproxy.evaluation import content_hash
 from autoproxy.language.terminals import VOCABULARY
+from evaluators.cache import enforce, header, limit_of, used, whole_file
 from evaluators.hessian import SECOND_MOMENTS, inverse_diagonal, upper_diagonal
 from evaluators.layers import Layer, decoder_layers, prunable
 from evaluators.models import LoadedModel
@@ -77,6 +76,7 @@ def cached_statistics(
     blocks: Tensor,
     names: Iterable[str],
     notice: Callable[[str], None],
+    limit: str | None = None,
 ) -> Statistics:
     """Return statistics from the cache, and measure those that it lacks.
 
@@ -88,11 +88,14 @@ def cached_statistics(
         loaded: The model.
         blocks: (sequences, length) token ids.
         names: Terminals of the vocabulary, and `EXTRAS`.
-        notice: Told when a corrupted file is rebuilt.
+        notice: Told when a corrupted file is rebuilt, or the cache needs more than its limit.
+        limit: How large the cache may grow, such as `5GB`; see `evaluators/cache.py`.
 
     Raises:
         StorageError: The cache cannot be written.
+        ConfigError: The limit is no size.
     """
+    allowed = limit_of(limit)
     wanted = sorted(frozenset(names) - _FREE)
     files = {name: folder / f"{_cache_key(loaded, blocks, name)}.safetensors" for name in wanted}
     found: Statistics = {name: {} for name in prunable(loaded.model)}
@@ -105,13 +108,26 @@ def cached_statistics(
             _merge(found, {layer: {name: value} for layer, value in known.items()})
     measured = collect(loaded, blocks, missing)
     for name in missing:
-        _write(files[name], {layer: values[name] for layer, values in measured.items()})
+        facts = {
+            "model": loaded.name,
+            "model_hash": loaded.sha256,
+            "terminal": name,
+            "tokens": blocks.numel(),
+            "sequences": len(blocks),
+            "version": VERSION,
+        }
+        _write(files[name], {layer: v[name] for layer, v in measured.items()}, facts)
     _merge(found, measured)
     device = loaded.model.device
-    return {
+    held = {
         layer: {name: value.to(device) for name, value in values.items()}
         for layer, values in found.items()
     }
+    for name, path in files.items():
+        used(path, next(iter(held.values()))[name])
+    if missing:
+        enforce(folder, allowed, notice)
+    return held
 
 
 def noise(layer: str, shape: torch.Size, seed: int) -> Tensor:
@@ -446,10 +462,10 @@ def _cache_key(loaded: LoadedModel, blocks: Tensor, name: str) -> str:
 
 
 def _read(path: Path, layers: set[str], notice: Callable[[str], None]) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
     try:
         found = load_file(path)
+    except FileNotFoundError:
+        return None
     except (SafetensorError, OSError, ValueError) as error:
         notice(f"the cached statistics {path.name} are corrupted ({error}); measured anew")
         return None
@@ -459,16 +475,8 @@ def _read(path: Path, layers: set[str], notice: Callable[[str], None]) -> dict[s
     return found
 
 
-def _write(path: Path, values: Mapping[str, Tensor]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A gradient of GPT-2's turned weights is turned too, and two may share one memory.
-        held = {n: v.cpu().clone(memory_format=torch.contiguous_format) for n, v in values.items()}
-        save_file(held, part)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the cache of statistics {path.parent} cannot be written: {error}; free some space "
-            "or choose another folder with --results DIR"
-        ) from None
+def _write(path: Path, values: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    # A gradient of GPT-2's turned weights is turned too, and two may share one memory.
+    held = {n: v.cpu().clone(memory_format=torch.contiguous_format) for n, v in values.items()}
+    with whole_file(path) as part:
+        save_file(held, part, metadata=header(facts))

@@ -3,11 +3,12 @@
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +21,23 @@ from autoproxy.seeding import stream
 ROLES = ("train", "calibration", "validation", "test")
 FORMS = (
     ".txt, .jsonl (field `text`), .parquet (column `text`), a folder of .txt files,"
-    " topics:ROLE, or hub:NAME[:CONFIG]:SPLIT"
+    " topics:ROLE, or hub:NAME[:CONFIG|:FILE]:SPLIT"
 )
+DATASETS = "AUTOPROXY_DATASETS"
+"""Environment variable: a folder that holds data sets under their names, looked in before a hub."""
+
+JOINS: Mapping[str, tuple[str, bool]] = {
+    "paragraphs": ("\n\n", False),
+    "newlines": ("\n\n", True),
+    "spaces": (" ", True),
+}
+"""How records become one text: what stands between two, and whether empty ones count.
+
+WikiText has an empty record wherever the page had an empty line, so tables of the literature
+(`newlines` for its test text, `spaces` for its train text) have more tokens than `paragraphs`.
+"""
+
+_FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".parquet", ".txt", ".arrow")
 SHINGLE_WORDS = 12
 MOST_SHARED = 0.01
 
@@ -60,13 +76,15 @@ class Text:
         return hashlib.sha256(self.content.encode("utf-8")).hexdigest()[:16]
 
 
-def read_text(sources: Sequence[str]) -> Text:
-    """Return the text of the sources, joined by an empty line.
+def read_text(sources: Sequence[str], join: str = "paragraphs") -> Text:
+    """Return the text of the sources, their records joined.
 
     Args:
         sources: Paths of .txt, .jsonl (field `text`) or .parquet (column `text`) files, folders
             (all their .txt files, sorted by name), `topics:ROLE` (see `topics`) or
-            `hub:NAME[:CONFIG]:SPLIT` (a data set that the `datasets` library finds).
+            `hub:NAME[:CONFIG]:SPLIT` (a data set that the `datasets` library finds; NAME may be
+            a local folder, and a file of the set may stand for CONFIG).
+        join: A name of `JOINS`.
 
     Raises:
         TextError: A source is missing, cannot be read, is not UTF-8, or holds no text.
@@ -74,19 +92,37 @@ def read_text(sources: Sequence[str]) -> Text:
     >>> read_text(["topics:test"]) == topics("test")
     True
     """
+    between, empty_too = JOINS[join]
+    parts = read_records(sources)
+    every = (record for part in parts for record in part)
+    return Text(" + ".join(sources), between.join(r or "" for r in every if r or empty_too))
+
+
+def read_records(sources: Sequence[str]) -> list[Sequence[str | None]]:
+    """Return the records of each source: lines of .jsonl, rows of tables, files of a folder.
+
+    A .txt file and `topics:ROLE` are one record. Rows of a data set are read when they are asked
+    for, so a set may be larger than memory. An empty row may be None.
+
+    Args:
+        sources: As `read_text` takes them.
+
+    Raises:
+        TextError: A source is missing, cannot be read, is not UTF-8, or holds no text.
+    """
     if isinstance(sources, str) or not sources:
         raise TextError(f"expected a list of one or more texts, got {sources!r}; give {FORMS}")
-    contents = [_read(source) for source in sources]
-    for source, content in zip(sources, contents, strict=True):
-        if not content.strip():
+    parts = [_read(source) for source in sources]
+    for source, part in zip(sources, parts, strict=True):
+        if not any(record and not record.isspace() for record in part):
             raise TextError(f"{source}: there is no text in it; give another: {FORMS}")
-    return Text(" + ".join(sources), "\n\n".join(contents))
+    return parts
 
 
-def _read(source: str) -> str:
+def _read(source: str) -> Sequence[str | None]:
     scheme, _, rest = source.partition(":")
     if scheme == "topics":
-        return topics(rest).content
+        return [topics(rest).content]
     if scheme == "hub":
         return _read_hub(source, rest)
     path = Path(source)
@@ -101,14 +137,14 @@ def _read(source: str) -> str:
     return _READERS[path.suffix](path)
 
 
-def _read_folder(folder: Path) -> str:
+def _read_folder(folder: Path) -> list[str]:
     paths = sorted(folder.glob("*.txt"))
     if not paths:
         raise TextError(
             f"{folder}: no .txt file in this folder (folders inside it are not searched);"
             " give the folder that has them, or the files themselves"
         )
-    return "\n\n".join(_read_plain(path) for path in paths)
+    return [_read_plain(path) for path in paths]
 
 
 def _read_plain(path: Path) -> str:
@@ -124,10 +160,10 @@ def _read_plain(path: Path) -> str:
         raise TextError(f"{path}: cannot be read ({error.strerror}); check its mode") from error
 
 
-def _read_jsonl(path: Path) -> str:
+def _read_jsonl(path: Path) -> list[str]:
     lines = _read_plain(path).split("\n")
     filled = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-    return "\n\n".join(_record_text(path, number, line) for number, line in filled)
+    return [_record_text(path, number, line) for number, line in filled]
 
 
 def _record_text(path: Path, number: int, line: str) -> str:
@@ -149,7 +185,7 @@ def _record_text(path: Path, number: int, line: str) -> str:
     return text
 
 
-def _read_parquet(path: Path) -> str:
+def _read_parquet(path: Path) -> list[str | None]:
     parquet = importlib.import_module("pyarrow.parquet")
     wrong = importlib.import_module("pyarrow").ArrowException
     try:
@@ -157,7 +193,7 @@ def _read_parquet(path: Path) -> str:
         names: list[str] = table.schema_arrow.names
         if "text" in names:
             rows: list[str | None] = table.read(columns=["text"])["text"].to_pylist()
-            return "\n\n".join(row for row in rows if row)
+            return rows
     except (wrong, OSError) as error:
         raise TextError(f"{path}: not a parquet file ({error}); allowed: {FORMS}") from error
     raise TextError(
@@ -165,33 +201,69 @@ def _read_parquet(path: Path) -> str:
     )
 
 
-_READERS: dict[str, Callable[[Path], str]] = {
-    ".txt": _read_plain,
+_READERS: dict[str, Callable[[Path], Sequence[str | None]]] = {
+    ".txt": lambda path: [_read_plain(path)],
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
 
 
-def _read_hub(source: str, name: str) -> str:
+def _read_hub(source: str, name: str) -> Sequence[str | None]:
     parts = name.split(":")
     if len(parts) not in {2, 3} or not all(parts):
         raise TextError(
             f"{source}: a data set is given as hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT,"
             " for example hub:wikitext:wikitext-2-raw-v1:test"
         )
-    datasets = importlib.import_module("datasets")
     try:
-        rows = datasets.load_dataset(*parts[:-1], split=parts[-1])
+        rows = _load_rows(parts[0], parts[1:-1], parts[-1])
     except (OSError, ValueError, RuntimeError) as error:
         raise TextError(
             f"{source}: the data set could not be loaded ({type(error).__name__}: {error});"
             " check its name, configuration, split and the network, or give a file:"
-            f" {FORMS}"
+            f" {FORMS}; a copy on disk is found under its name in the folder that the"
+            f" environment variable {DATASETS} names"
         ) from error
     if "text" not in rows.column_names:
         found = ", ".join(rows.column_names)
         raise TextError(f"{source}: no column `text`, found: {found}; save it as .jsonl")
-    return "\n\n".join(row for row in rows["text"] if row)
+    found_rows: Sequence[str | None] = rows["text"]
+    return found_rows
+
+
+def _load_rows(name: str, part: list[str], split: str) -> Any:
+    """Return the rows of a data set that the `datasets` library finds on disk or on its hub.
+
+    Args:
+        name: On the hub, or a local folder.
+        part: Nothing, or one word: a configuration, or a file of the set.
+        split: Such as `train`.
+    """
+    datasets = importlib.import_module("datasets")
+    local = _local(name)
+    where = name if local is None else str(local)
+    if part and part[0].endswith(_FILES):
+        # One shard of a large set: the others are missing on purpose, so nothing is verified.
+        files = {split: part[0]}
+        return datasets.load_dataset(
+            where, data_files=files, split=split, verification_mode="no_checks"
+        )
+    if local is None:
+        return datasets.load_dataset(where, *part, split=split)
+    folder = local.joinpath(*part)
+    for saved in (folder, folder / split):
+        if (saved / "state.json").is_file():
+            return datasets.load_from_disk(str(saved))
+    if part and folder.is_dir():
+        return datasets.load_dataset(where, data_dir=part[0], split=split)
+    return datasets.load_dataset(where, *part, split=split)
+
+
+def _local(name: str) -> Path | None:
+    """Return the folder on disk that holds a data set, or None."""
+    under = os.environ.get(DATASETS)
+    places = [Path(under) / name] if under else []
+    return next((path for path in (*places, Path(name)) if path.is_dir()), None)
 
 
 def topics(role: str) -> Text:
@@ -260,19 +332,20 @@ def blocks(
     tokenizer: Tokenizer,
     *,
     length: int,
-    count: int,
+    count: int | None,
     role: str,
     seed: int | None = None,
 ) -> Tensor:
     """Return windows of the text that do not overlap.
 
-    The text is tokenised once, without special tokens, and cut into windows from its start.
+    The text is tokenised once, without special tokens, and cut into windows from its start; what
+    is left at its end is dropped.
 
     Args:
         text: What to cut.
         tokenizer: The tokenizer of the model that will read the blocks.
         length: Tokens in a block, at least 1.
-        count: Blocks to return, at least 1.
+        count: Blocks to return, at least 1; None for all there are.
         role: What the blocks are for; it names the stream of `seed`, and the error.
         seed: `None` for the first `count` windows in order; a number draws `count` different
             windows, in the order drawn.
@@ -288,12 +361,10 @@ def blocks(
     >>> blocks(Text("t", "abcdefg"), letters, length=2, count=3, role="test").tolist()
     [[0, 1], [2, 3], [4, 5]]
     """
-    if min(length, count) < 1:
-        raise TextError(
-            f"{role}: asked for {count} blocks of {length} tokens; both must be at least 1"
-        )
+    check_amount(role, length, 1 if count is None else count)
     ids = tokenizer.encode(text.content, add_special_tokens=False, verbose=False)
     whole = len(ids) // length
+    count = max(1, whole) if count is None else count
     if whole < count:
         raise TextError(
             f"{role}: text {text.name!r} is too short: it has {len(ids)} tokens, and {count}"
@@ -306,6 +377,14 @@ def blocks(
         else stream(seed, "blocks", role).sample(range(whole), count)
     )
     return torch.tensor(ids[: whole * length]).view(whole, length)[chosen]
+
+
+def check_amount(role: str, length: int, count: int) -> None:
+    """Raise a TextError unless there is something to draw."""
+    if min(length, count) < 1:
+        raise TextError(
+            f"{role}: asked for {count} blocks of {length} tokens; both must be at least 1"
+        )
 
 
 def refuse_overlap(texts: Mapping[str, Text]) -> None:

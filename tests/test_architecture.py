@@ -58,6 +58,7 @@ ONLY_IN: Mapping[str, set[str]] = {
     "datasets": {"evaluators"},
     "numpy": {"evaluators"},
     "numba": {"evaluators"},
+    "lm_eval": {"evaluators"},
     "filelock": {"autoproxy.commands"},
     "subprocess": {"autoproxy.commands", "evaluators"},
     "pickle": set(),
@@ -180,6 +181,8 @@ def test_loading_the_whole_engine_loads_no_plug_in() -> None:
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=\[ ]", line)[0].lower() for line in project["dependencies"]}
+    optional = project["optional-dependencies"]["tasks"]
+    declared |= {re.split(r"[<>=\[ ]", line)[0].lower() for line in optional}
     declared.add("pyarrow")  # comes with datasets, whose files it reads
     distributions = packages_distributions()
     for path in SOURCES:

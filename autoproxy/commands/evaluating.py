@@ -1,62 +1,87 @@
 """One metric, one model, one text: what it is worth there, with the whole protocol."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autoproxy.commands import loading
 from autoproxy.commands.metrics import asked_metric
 from autoproxy.commands.reporting import Named, Reporter
-from autoproxy.commands.workspace import Workspace
+from autoproxy.commands.workspace import Workspace, append_line
 from autoproxy.errors import ConfigError
 from autoproxy.export.formula import to_infix
+from autoproxy.language.canonical import canonical
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.ledger.ledger import Ledger
 
 
-def evaluate_metric(
-    workspace: Workspace,
-    *,
-    metric: str | None,
-    baseline: str | None,
-    space: str,
-    evaluator: str,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Measure a metric on the report text.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOrder:
+    """What is to be measured.
 
-    Args:
-        workspace: Where the value is kept.
+    Attributes:
         metric: An expression, a run or a metric's JSON file; or None.
         baseline: Name of a hand-made metric, or of a method of the evaluator's own; or None.
             Exactly one of the two is given.
         space: Space that has the hand-made metric, and says which kind a formula has.
         evaluator: Name of the evaluator.
         options: Of the evaluator; `seed` is the seed of the calibration draw.
+        tasks: Names of zero-shot tasks, with commas between them; None for none.
+        task_limit: Documents of each task; None for all.
+        shots: Examples before each question; None for what each task says.
+    """
+
+    metric: str | None
+    baseline: str | None
+    space: str
+    evaluator: str
+    options: Mapping[str, Any]
+    tasks: str | None = None
+    task_limit: int | None = None
+    shots: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tasks is None and not (self.task_limit is self.shots is None):
+            raise ConfigError("--task-limit and --shots are of tasks; add --tasks NAME,NAME")
+
+
+def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any]:
+    """Measure a metric on the report text, and on zero-shot tasks where they are asked for.
+
+    Args:
+        workspace: Where the value is kept.
+        order: What is to be measured.
 
     Raises:
         ConfigError: The request cannot be met; the message says what can.
     """
-    if metric is None and baseline in loading.methods(evaluator):
-        named = Named("baseline", str(baseline), None)
+    if order.metric is None and order.baseline in loading.methods(order.evaluator):
+        named = Named("baseline", str(order.baseline), None)
     else:
-        name, expression = asked_metric(workspace, metric=metric, baseline=baseline, space=space)
-        _check_kind(expression, space)
-        named = Named("baseline" if baseline is not None else "evaluated", name, expression)
+        name, expression = asked_metric(
+            workspace, metric=order.metric, baseline=order.baseline, space=order.space
+        )
+        _check_kind(expression, order.space)
+        role = "baseline" if order.baseline is not None else "evaluated"
+        named = Named(role, name, canonical(expression))
+    harness = _open_tasks(order)
     workspace.prepare()
-    said = {word: value for word, value in options.items() if value is not None}
+    said = {word: value for word, value in order.options.items() if value is not None}
     notices: list[str] = []
     with (
         Ledger.open(workspace.ledger) as ledger,
-        loading.evaluator(evaluator, said, cache=workspace.cache, notice=notices.append) as opened,
+        loading.evaluator(
+            order.evaluator, said, cache=workspace.cache, notice=notices.append
+        ) as opened,
     ):
         if named.expression is not None:
             _check_provided(named.expression.terminals(), opened.provides)
         condition, *_ = opened.conditions
         reporter = Reporter(ledger, condition, None, lambda _: None)
-        rows = reporter.report([named], [int(options["seed"])])
+        rows = reporter.report([named], [int(order.options["seed"])])
         dense, row = rows[0], rows[-1]
-        return {
+        found = {
             "metric": named.name,
             "text": row.text,
             "formula": to_infix(named.expression) if named.expression else "(a method)",
@@ -70,6 +95,23 @@ def evaluate_metric(
             "protocol": dict(condition.report_protocol()),
             "notices": notices,
         }
+        if harness is None:
+            return found
+        scorer: Any = condition  # that it can was seen when the tasks were opened
+        found["tasks"] = scorer.score_tasks(named.expression or named.name, harness)
+    append_line(
+        workspace.tasks, {**found, "made_with": loading.manifest(loading.space(order.space))}
+    )
+    return found
+
+
+def _open_tasks(order: EvaluateOrder) -> object | None:
+    """Return the harness with the tasks, before any model is loaded, or None."""
+    if order.tasks is None:
+        return None
+    names = [name.strip() for name in order.tasks.split(",")]
+    runner = loading.task_runner(order.evaluator)
+    return runner.open_tasks(names, limit=order.task_limit, shots=order.shots)
 
 
 def _check_kind(expression: Expression, space: str) -> None:

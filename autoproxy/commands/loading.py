@@ -74,6 +74,22 @@ class Pruner(Protocol):
         ...
 
 
+class TaskRunner(Protocol):
+    """A kind of evaluator whose conditions have `score_tasks(expression, harness)`."""
+
+    def open_tasks(self, names: Sequence[str], *, limit: int | None, shots: int | None) -> object:
+        """Find and read zero-shot tasks, before a model is loaded; return the harness."""
+        ...
+
+
+class CacheKeeper(Protocol):
+    """A kind of evaluator that keeps statistics in a folder."""
+
+    def tend_cache(self, folder: Path, *, clear: bool, limit: str | None) -> Mapping[str, Any]:
+        """Clear or shrink the cache, where asked; return what it holds, as plain values."""
+        ...
+
+
 def space(name: str) -> SearchSpace:
     """Return the search space called `name`.
 
@@ -124,6 +140,32 @@ def pruner(name: str) -> Pruner:
         raise ConfigError(f"evaluator {name!r} cannot write pruned models; see autoproxy list")
     made: Pruner = found
     return made
+
+
+def task_runner(name: str) -> TaskRunner:
+    """Return the evaluator called `name`, as what runs zero-shot tasks.
+
+    Raises:
+        ConfigError: There is none of that name, or it runs none.
+    """
+    found: Any = plugins.load("evaluator", name)
+    if not hasattr(found, "open_tasks"):
+        raise ConfigError(f"evaluator {name!r} runs no tasks; see autoproxy list")
+    runner: TaskRunner = found
+    return runner
+
+
+def cache_keeper(name: str) -> CacheKeeper:
+    """Return the evaluator called `name`, as what keeps a cache of statistics.
+
+    Raises:
+        ConfigError: There is none of that name, or it keeps none.
+    """
+    found: Any = plugins.load("evaluator", name)
+    if not hasattr(found, "tend_cache"):
+        raise ConfigError(f"evaluator {name!r} keeps no statistics; see autoproxy list")
+    keeper: CacheKeeper = found
+    return keeper
 
 
 def check_terminals(asked: SearchSpace, provider: Evaluator) -> None:

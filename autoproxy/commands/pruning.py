@@ -127,6 +127,10 @@ def _command(
         words += ["--evaluator", order.evaluator]
     for name, value in options.items():
         if name != "model":
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                words += [f"--{flag}" if value else f"--no-{flag}"]
+                continue
             for one in value if isinstance(value, list) else [value]:
-                words += [f"--{name.replace('_', '-')}", str(one)]
+                words += [f"--{flag}", str(one)]
     return shlex.join([*words, *(["--check"] if order.check else []), "--out", str(out)])

@@ -46,6 +46,11 @@ class Workspace:
         return self.folder / "cache"
 
     @property
+    def tasks(self) -> Path:
+        """Every accuracy on zero-shot tasks, one line of JSON a metric, model and set of tasks."""
+        return self.folder / "tasks.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """Discovered metrics as Python functions."""
         return self.folder / "metrics"
@@ -186,6 +191,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as readable JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append a mapping as one line of JSON; lines of several processes do not mix.
+
+    Raises:
+        StorageError: The disk is full or the place is read-only.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:  # one write, which the system appends whole
+            file.write((json.dumps(value) + "\n").encode("utf-8"))
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:

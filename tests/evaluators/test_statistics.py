@@ -522,14 +522,14 @@ def test_a_file_in_place_of_the_folder_is_an_error_for_people(cache: Cache) -> N
 
 
 def test_nothing_half_written_stays_behind(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(_: object, path: Path) -> None:
+    def half(_: object, path: Path, **__: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", half)
     with pytest.raises(StorageError):
         cache("x_norm")
-    assert [p for p in cache.files() if p.suffix == ".safetensors"] == []
+    assert cache.files() == []
     monkeypatch.undo()
     monkeypatch.setattr(module, "collect", cache._collect)
     assert same(cache("x_norm"), collect(cache.loaded, some_blocks(), ["x_norm"]))
