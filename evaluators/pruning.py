@@ -476,7 +476,7 @@ class PruningEvaluator:
         source = find_source(config.model)
         terminals = expression.terminals()
         wanted = needs(source, terminals, dtype=config.dtype, group=config.group)
-        check_room(wanted, device=config.device, folder=folder, cache=cache)
+        check_room(wanted, device=config.device, folder=folder.parent, cache=cache)
         tell("masks", None)
         roles = ("calibration", "text") if check else ("calibration",)
         made = cls(config, cache=cache, notice=lambda text: tell("masks", text), roles=roles)

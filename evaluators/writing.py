@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GenerationConfig
 
 from autoproxy.errors import ModelError
 from evaluators.layers import prunable
@@ -186,10 +185,8 @@ def _apply(loaded: LoadedModel, masks: Mapping[str, NDArray[np.uint8]]) -> None:
 
 def save_folder(loaded: LoadedModel, source: Source, folder: Path) -> None:
     """Write a model as it is now, in the types of its source, with all that belongs to it."""
-    # The source's own settings of generation go along as a file; the library refuses to save some.
-    loaded.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     loaded.model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
-    (folder / "generation_config.json").unlink(missing_ok=True)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # the source's goes along, if any
     loaded.tokenizer.save_pretrained(folder)
     if {parameter.dtype for parameter in loaded.model.parameters()} != {*source.types.values()}:
         _restore_types(folder, source.types)

@@ -156,6 +156,8 @@ def test_a_metric_of_a_file_and_of_a_run_prune_alike(
         ["--baseline", "gblm", "--sparsity", "0.3", "--group", "layer", "--dtype", "bfloat16"],
         ["--metric", "abs(W) * y_norm", "--pattern", "2:4", "--seed", "2"],
         ["--baseline", "random", "--sparsity", "0.2", "--group", "model"],
+        ["--baseline", "wanda", "--sparsity", "0.5", "--mode", "sequential"],
+        ["--baseline", "ria", "--sparsity", "0.6", "--allocation", "owl"],
     ],
     ids=lambda words: "-".join(words[1:4]),
 )
@@ -531,7 +533,7 @@ def test_the_second_starter_serves_every_command(
         *("--no-random-search", "--no-seeds", "--json"),
     )
     assert searched.code == 0, searched.err
-    assert searched.json["report_protocol"]["model"] == "starter-gpt2"
+    assert searched.json["reports"][0]["protocol"]["model"] == "starter-gpt2"
     assert not caplog.records  # the library has nothing to add
     doctor = run("doctor", "--results", tmp_path / "r").out
     assert "--model starter:" in doctor

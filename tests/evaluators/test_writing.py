@@ -144,6 +144,8 @@ def source_of(form: str, folder: Path) -> Path:
         torch.save({n: t.bfloat16() for n, t in tensors.items()}, folder / "pytorch_model.bin")
         return folder
     cut = "transformer." if form == "headless" else ""
+    if form == "headless":
+        edit_json(folder / "config.json", architectures=["GPT2Model"])
     kept = {n.removeprefix(cut): mixed(n, t).contiguous() for n, t in tensors.items()}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -179,6 +181,8 @@ def test_all_but_the_dropped_weights_is_as_in_the_source(
         else:
             kept = torch.from_numpy(mask.T if form == "headless" else mask)
             assert torch.equal(new, old.masked_fill(~kept, 0.0)), name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == [type(AutoModelForCausalLM.from_pretrained(folder)).__name__]
     total = sum(value.numel() for name, value in before.items() if name != "lm_head.weight")
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     assert recipe["parameters"] >= total
@@ -221,16 +225,18 @@ def test_what_belongs_to_the_tokenizer_goes_along_unchanged(prune: Written, tmp_
 
 @pytest.mark.parametrize("has", [True, False])
 def test_settings_of_generation_are_those_of_the_source(
-    has: bool, prune: Written, tmp_path: Path
+    has: bool, prune: Written, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Even those that the library refuses to save, as LLaMA 2 had; none where there are none."""
+    """Even those that cannot be, as LLaMA 2 had; none where there are none."""
     source = source_of("float16", tmp_path / "model")
     path = source / "generation_config.json"
     path.unlink()
     content = '{"do_sample": false, "temperature": 0.9, "top_p": 0.6}'
     if has:
         path.write_text(content, encoding="utf-8")
+    caplog.clear()
     folder = prune(source)
+    assert not caplog.records
     written = folder / "generation_config.json"
     assert written.exists() == has
     assert not has or written.read_text(encoding="utf-8") == content
