@@ -21,7 +21,9 @@ SEARCH: Mapping[str, Any] = {
     "tournament": 2,
     "tries": 3,
     "selection": "nsga2",
+    "reject": 0.0,  # a random model is like no other
     "promote": 0.5,
+    "race": True,
     "finalists": 2,
     "seeds": False,
 }
