@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from autoproxy.errors import AutoproxyError
+from autoproxy.errors import AutoproxyError, out_of_memory
 
 app = typer.Typer(
     name="autoproxy",
@@ -29,7 +29,7 @@ Results = Annotated[Path, typer.Option("--results", help="Folder of ledger, runs
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Folder or hub name of a causal language model, or 'starter'."),
+    typer.Option(help="Folder or hub name of a language model, 'starter' or 'starter-gpt2'."),
 ]
 Calibration = Annotated[
     list[str] | None,
@@ -52,6 +52,10 @@ Allocation = Annotated[
 Mode = Annotated[
     str | None,
     typer.Option(help="oneshot, or sequential: each layer behind those already pruned."),
+]
+Unit = Annotated[
+    str | None,
+    typer.Option(help="What --evaluator shrinking drops whole: channels, heads or blocks."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
@@ -108,6 +112,7 @@ def search(
         list[str] | None,
         typer.Option(help="Two or more to search under, such as 'sparsity=0.6 calibration=A.txt'."),
     ] = None,
+    unit: Unit = None,
     evaluations: Annotated[float | None, typer.Option(help="Budget, in full evaluations.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes at the latest.")
@@ -182,6 +187,7 @@ def search(
             "allocation": allocation,
             "mode": mode,
             "condition": condition,
+            "unit": unit,
             "device": device,
             "dtype": dtype,
             "length": length,
@@ -234,6 +240,7 @@ def evaluate(
     group: Group = None,
     allocation: Allocation = None,
     mode: Mode = None,
+    unit: Unit = None,
     seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -273,6 +280,7 @@ def evaluate(
         "group": group,
         "allocation": allocation,
         "mode": mode,
+        "unit": unit,
         "seed": seed,
         "device": device,
         "dtype": dtype,
@@ -304,7 +312,7 @@ def evaluate(
 def prune(
     model: Annotated[
         str,
-        typer.Argument(help="Folder or hub name of a causal language model, or 'starter'."),
+        typer.Argument(help="Folder or hub name of a language model, 'starter' or 'starter-gpt2'."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it must be new or empty.")],
     metric: Annotated[
@@ -316,6 +324,7 @@ def prune(
     group: Group = None,
     allocation: Allocation = None,
     mode: Mode = None,
+    unit: Unit = None,
     calibration: Calibration = None,
     check: Annotated[
         bool, typer.Option("--check", help="Measure perplexity on --text before and after.")
@@ -356,6 +365,7 @@ def prune(
             "group": group,
             "allocation": allocation,
             "mode": mode,
+            "unit": unit,
             "calibration": calibration,
             "text": text,
             "seed": seed,
@@ -496,6 +506,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
+    except Exception as error:
+        told = out_of_memory(error)
+        if told is None:
+            raise
+        print(f"autoproxy: {told}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -94,9 +94,16 @@ class Fingerprint:
 
     Two expressions with one fingerprint are very likely one candidate; only equal `identity`
     (see `Evaluator`) makes it certain.
+
+    Attributes:
+        digest: What is compared.
+        distortion: How much worse than a known good metric it does on something cheap: 1 is as
+            good, more is worse. It rejects the hopeless and never ranks the good, whom it does
+            not tell apart. None where there is nothing of the kind.
     """
 
     digest: str
+    distortion: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +160,6 @@ class Evaluator(Protocol):
 
     def identity(self, expression: Expression) -> str | Failed:
         """Return the hash of everything the objective sees of it (for pruning: all masks)."""
-        ...
-
-    def distortion(self, expression: Expression) -> float | None:
-        """Return how much worse than a known good metric it does on something cheap.
-
-        1 is as good, more is worse. It rejects the hopeless and never ranks the good, whom it
-        does not tell apart. None where there is nothing of the kind.
-        """
         ...
 
     def confirm(self, expression: Expression) -> Sequence[float]:

@@ -11,6 +11,7 @@ from autoproxy.evaluation import Failed, Fingerprint
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
+from evaluators.masks import Pattern, keep_mask
 
 MOST_TIES = 0.9
 """Share of neighbours in order that may be equal; beyond it the column number decides."""
@@ -24,6 +25,7 @@ class Probe:
     finite: bool = True
     neighbours: int = 0
     ties: int = 0
+    error: float = 0.0
 
     def see(self, groups: Tensor) -> None:
         """Take in the values of some groups, (groups, members)."""
@@ -38,16 +40,37 @@ class Probe:
         self.digest.update(places.int().cpu().numpy().tobytes())
         self.digest.update(tied.cpu().numpy().tobytes())
 
+    def lose(self, groups: Tensor, squares: Tensor, pattern: Pattern) -> None:
+        """Take in what is lost of a layer when the least of each group are dropped.
 
-def judge_orders(probe: Probe) -> Fingerprint | Failed:
-    """Return the fingerprint of what a probe saw, or why the importance is hopeless."""
+        Args:
+            groups: Values, (groups, members); for N:M the members of one block each.
+            squares: (W_ij ||x_j||)^2 of the same weights: the squared error that dropping one
+                makes in the layer's outputs, if inputs are not correlated.
+            pattern: How many are dropped.
+        """
+        if self.finite:
+            kept = keep_mask(groups.contiguous(), pattern, "row")
+            whole = float(squares.sum(dtype=torch.float64))
+            stays = float(squares[kept].sum(dtype=torch.float64))
+            self.error += (whole - stays) / max(whole, 1e-30)
+
+
+def judge_orders(probe: Probe, reference: float | None = None) -> Fingerprint | Failed:
+    """Return the fingerprint of what a probe saw, or why the importance is hopeless.
+
+    Args:
+        probe: After it saw all layers.
+        reference: The error of a known good metric, if errors were taken in.
+    """
     if not probe.finite:
         return Failed("not finite on real rows")
     if probe.neighbours and probe.ties == probe.neighbours:
         return Failed("constant within every group of real rows")
     if probe.ties > MOST_TIES * probe.neighbours:
         return Failed(f"{probe.ties / probe.neighbours:.0%} of neighbours in order are tied")
-    return Fingerprint(probe.digest.hexdigest()[:32])
+    distortion = None if reference is None else probe.error / max(reference, 1e-30)
+    return Fingerprint(probe.digest.hexdigest()[:32], distortion)
 
 
 def row_local(expression: Expression) -> bool:

@@ -212,6 +212,16 @@ def applied(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Itera
 
 
 @contextlib.contextmanager
+def replaced(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put other weights in the place of live ones during the block."""
+    with given_back({name: weights[name] for name in others}):
+        with torch.no_grad():
+            for name, other in others.items():
+                weights[name].copy_(other)
+        yield
+
+
+@contextlib.contextmanager
 def given_back(weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Give every bit of some live weights back after the block, whatever happens in it."""
     dense = {name: weight.detach().clone() for name, weight in weights.items()}

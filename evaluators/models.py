@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from autoproxy.errors import ConfigError, ModelError, unknown_name
+from autoproxy.errors import ConfigError, ModelError, out_of_memory, unknown_name
 from evaluators.starter import STARTERS, starter_folder
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -85,6 +85,8 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
         )
         tokenizer = AutoTokenizer.from_pretrained(where)
     except Exception as error:
+        if out_of_memory(error):
+            raise
         said = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise ModelError(
             f"model {source!r} cannot be loaded: {said}; give the folder of a complete Hugging "
@@ -104,6 +106,7 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
             f"model {source!r} does not fit its config.json: {key} is {tuple(found)} in the file "
             f"and {tuple(wanted)} by the configuration; give a folder that was saved whole"
         )
+    model.loss_type = "ForCausalLM"  # what it is anyway; for GPT-2 the library says so, aloud
     model.to(place)
     model.eval()
     model.requires_grad_(requires_grad=False)
@@ -116,17 +119,23 @@ def locate(source: str) -> tuple[str, PreTrainedConfig]:
     """Return what `from_pretrained` is to be given for a source, and the model's configuration.
 
     Raises:
-        ModelError: There is no such model, or it has no configuration or weights.
+        ModelError: There is no such model, it has no configuration or weights, or these are
+            quantised.
     """
     where = str(starter_folder(source)) if source in STARTERS else source
     _check_folder(source, Path(where))
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(where)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise ModelError(
             f"model {source!r} cannot be found or read: {str(error).splitlines()[0]}; give a "
             "local folder, or 'starter', where no hub can be reached"
-        ) from None
+        ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"model {source!r} is quantised, and zeros would not survive its packing; give the "
+            "model that it was made of"
+        )
     return where, config
 
 

@@ -1,5 +1,6 @@
 """The pruning evaluator: what an importance does to a language model when it decides the mask."""
 
+import contextlib
 import gc
 import hashlib
 import inspect
@@ -7,6 +8,7 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +36,7 @@ from autoproxy.language.canonical import key
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
+from autoproxy.language.types import Kind
 from evaluators.allocation import (
     ALLOCATIONS,
     alpha_pruning,
@@ -60,13 +63,15 @@ from evaluators.masks import (
     keep_masks,
     mask_hash,
     pack,
+    replaced,
     unpack,
 )
+from evaluators.methods import METHODS, Method
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Comparison, Reference, block_losses, perplexity
-from evaluators.room import check_room, needs
+from evaluators.room import check_loading, check_room, needs
 from evaluators.source import find_source
-from evaluators.starter import starter_folder
+from evaluators.starter import SHIPPED, starter_folder
 from evaluators.statistics import FLOWING, PROVIDED, Statistics, cached_statistics, flows, noise
 from evaluators.tasks import Harness, TaskPlan, side_by_side
 from evaluators.text import Text, read_text, refuse_overlap
@@ -145,14 +150,22 @@ class PruningEvaluator:
         """Return the evaluator that plain options ask for.
 
         Raises:
-            ConfigError: An option, a text or the model cannot serve.
+            ConfigError: An option, a text or the model cannot serve, or there is no memory.
         """
-        return cls(PruningConfig.from_options(options), cache=cache, notice=notice)
+        config = PruningConfig.from_options(options)
+        check_loading(config.model, device=config.device, dtype=config.dtype)
+        return cls(config, cache=cache, notice=notice)
+
+    @classmethod
+    def root_of(cls, options: Mapping[str, Any]) -> Kind:
+        """Return the kind of the formulas that `prune` takes under some options."""
+        del options
+        return Kind.WEIGHT
 
     @staticmethod
-    def shipped() -> str:
-        """Return where the model lies that needs no download; an error says what to do."""
-        return str(starter_folder())
+    def shipped() -> dict[str, str]:
+        """Return where the models lie that need no download; an error says what to do."""
+        return {name: str(starter_folder(name)) for name in SHIPPED}
 
     @staticmethod
     def tend_cache(folder: Path, *, clear: bool, limit: str | None) -> dict[str, Any]:
@@ -230,8 +243,17 @@ class PruningEvaluator:
         """Return the order of each importance on sampled rows of every layer, as a digest.
 
         Formulas whose rows do not depend on one another run on the sampled rows alone; the
-        others on whole layers, of which the rows are then taken.
+        others on whole layers, of which the rows are then taken. The distortion is what dropping
+        the least of the sampled rows takes from the layers' outputs, as a multiple of Wanda's.
         """
+        return [judge_orders(probe, self._wanda_error) for probe in self._probe(expressions)]
+
+    @cached_property
+    def _wanda_error(self) -> float:
+        (probe,) = self._probe([WANDA])
+        return probe.error
+
+    def _probe(self, expressions: Sequence[Expression]) -> list[Probe]:
         probes = [Probe() for _ in expressions]
         local = [row_local(expression) for expression in expressions]
         for wanted in (True, False):
@@ -242,9 +264,18 @@ class PruningEvaluator:
                 for name in names:
                     for place, sample in enumerate(self._sample(program, name, local=wanted)):
                         samples[place].append(sample)
+                squares = self._grouped([self._sampled_squares(name) for name in names])
                 for i, parts in zip(chosen, samples, strict=True):
-                    probes[i].see(self._grouped(parts))
-        return [judge_orders(probe) for probe in probes]
+                    groups = self._grouped(parts)
+                    probes[i].see(groups)
+                    probes[i].lose(groups, squares, self._pattern)
+        return probes
+
+    def _sampled_squares(self, name: str) -> Tensor:
+        """Return (W_ij ||x_j||)^2 on the sampled rows of a layer."""
+        seed = self._config.seed
+        norms = self._statistics_for(seed, WANDA.terminals())[name]["x_norm"]
+        return (self._weights[name][self._sampled_rows(name)].float() * norms).square()
 
     def _sample(self, program: Program, name: str, *, local: bool) -> Iterator[Tensor]:
         """Yield the sampled rows of each value of a program on one layer."""
@@ -282,7 +313,7 @@ class PruningEvaluator:
             found = self._begun.pop(key(expression), [])
             if len(found) >= count:
                 found = []
-            with applied(self._weights, self._unpacked(masks)):
+            with self._applied(masks):
                 found += references.compare(self._loaded.model, len(found), count)
             seconds = time.monotonic() - start
             if not all(math.isfinite(c.kl) and math.isfinite(c.nll) for c in found):
@@ -296,64 +327,33 @@ class PruningEvaluator:
             details = {"nll": loss, "perplexity": perplexity([loss]), **blocks}
             yield Measured(kl, fidelity, seconds, details)
 
-    def distortion(self, expression: Expression) -> float | None:
-        """Return what its masks take from the layers' outputs, as a multiple of Wanda's.
-
-        The error of a layer is sum of (W_ij ||x_j||)^2 over the dropped by that over all: the
-        relative squared error of its outputs if inputs were not correlated. Summed over layers,
-        it tells hopeless metrics (many times Wanda's) from good ones at no forward pass, and
-        does not order the good ones.
-        """
-        masks = self._masks_of(expression)
-        return None if isinstance(masks, Failed) else self._error(masks) / self._wanda_error
-
-    @cached_property
-    def _wanda_error(self) -> float:
-        masks = self._make_masks(WANDA, self._config.seed)
-        if isinstance(masks, Failed):
-            raise ConfigError(f"Wanda's metric, which others are compared with, is {masks.reason}")
-        return max(self._error(masks), 1e-30)
-
-    def _error(self, masks: Masks) -> float:
-        norms = self._statistics_for(self._config.seed, frozenset({"x_norm"}))
-        total = 0.0
-        for name, bits in masks.items():
-            weight = self._weights[name]
-            squares = (weight.float() * norms[name]["x_norm"]).square_()
-            whole = float(squares.sum(dtype=torch.float64))
-            squares.masked_fill_(unpack(bits, weight), 0.0)
-            total += float(squares.sum(dtype=torch.float64)) / max(whole, 1e-30)
-        return total
-
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return the loss on each fresh block of the validation text, in nats."""
         masks = self._masks_of(expression)
         if isinstance(masks, Failed):
             raise ConfigError(f"{expression} cannot be confirmed: {masks.reason}")
-        with applied(self._weights, self._unpacked(masks)):
+        with self._applied(masks):
             return tuple(block_losses(self._loaded.model, self._fresh_blocks))
 
     def report(
-        self, expressions: Sequence[Expression], seeds: Iterable[int]
+        self, candidates: Sequence[Expression | str], seeds: Iterable[int]
     ) -> Iterator[dict[str, Any]]:
-        """Yield perplexity and divergence of each importance on the report text.
+        """Yield perplexity and divergence of each candidate on the report text.
 
         Args:
-            expressions: Importances of root kind Weight.
+            candidates: Importances of root kind Weight, and names of `methods`.
             seeds: Of the calibration draws; masks are made anew with each.
 
         Yields:
-            `seed`, `index` (into `expressions`), `perplexity` and `kl` (nats).
+            `seed`, `index` (into `candidates`), `perplexity` and `kl` (nats).
         """
-        needed = frozenset().union(*(e.terminals() for e in expressions))
+        expressions = [one for one in candidates if isinstance(one, Expression)]
+        needed = frozenset[str]().union(*(one.terminals() for one in expressions))
         references = self._report_text  # of the dense model: made before any mask is applied
         for seed in seeds:
             self._statistics_for(seed, needed)
-            for index, expression in enumerate(expressions):
-                masks = self._make_masks(expression, seed)
-                if isinstance(masks, Failed):
-                    raise ConfigError(f"{expression} cannot be reported: {masks.reason}")
-                with applied(self._weights, self._unpacked(masks)):
+            for index, candidate in enumerate(candidates):
+                with self._pruned(candidate, seed):
                     found = list(references.compare(self._loaded.model))
                 yield {
                     "seed": seed,
@@ -365,6 +365,51 @@ class PruningEvaluator:
                 del self._statistics[seed]
 
     @staticmethod
+    def methods() -> Mapping[str, str]:
+        """Return the names of what can be reported beside expressions, with their sources."""
+        return {name: method.source for name, method in METHODS.items()}
+
+    @contextlib.contextmanager
+    def _pruned(self, candidate: Expression | str, seed: int) -> Iterator[None]:
+        """Prune the live model for the block."""
+        if isinstance(candidate, str):
+            with replaced(self._weights, self._made_by(METHODS[candidate], seed)):
+                yield
+            return
+        masks = self._make_masks(candidate, seed)
+        if isinstance(masks, Failed):
+            raise ConfigError(f"{candidate} cannot be reported: {masks.reason}")
+        with self._applied(masks):
+            yield
+
+    def _made_by(self, method: Method, seed: int) -> dict[str, Tensor]:
+        """Return the weights that a method makes of each layer's, decoder layer by decoder layer.
+
+        Its statistics, which may be as large as the weights, are of one decoder layer at a time.
+        """
+        method.check(self._pattern)
+        patterns = self._patterns(Program([WANDA]), seed)
+        if isinstance(patterns, Failed):
+            raise ConfigError(f"{method.name} cannot be given its sparsities: {patterns.reason}")
+        blocks = self._blocks("calibration", self._config.calibration_blocks, seed)
+        walk = Walk(self._loaded.model, blocks)
+        made: dict[str, Tensor] = {}
+        with given_back(self._weights):
+            for number, inside in enumerate(self._by_layer):
+                layers = {name: self._layers[name] for name in inside}
+                seen = flows(layers, walk.runs(number), method.needs)
+                if self._config.mode == "oneshot":
+                    walk.step(number)
+                for name in inside:
+                    live = self._weights[name]
+                    new = method.prune(live.float().contiguous(), seen[name], patterns[name])
+                    made[name] = new.to(live.dtype)
+                    live.copy_(made[name])
+                if self._config.mode == "sequential":
+                    walk.step(number)
+        return made
+
+    @staticmethod
     def open_tasks(names: Sequence[str], *, limit: int | None, shots: int | None) -> Harness:
         """Find and read zero-shot tasks, before a model is loaded.
 
@@ -373,21 +418,18 @@ class PruningEvaluator:
         """
         return Harness(TaskPlan(names=tuple(names), limit=limit, shots=shots))
 
-    def score_tasks(self, expression: Expression, harness: Harness) -> dict[str, Any]:
-        """Return accuracies of the model as it is and as an importance prunes it.
+    def score_tasks(self, candidate: Expression | str, harness: Harness) -> dict[str, Any]:
+        """Return accuracies of the model as it is and as a candidate prunes it.
 
         Args:
-            expression: Importance of root kind Weight.
+            candidate: Importance of root kind Weight, or the name of a method.
             harness: With the tasks.
 
         Returns:
             `protocol` of the harness, and `tasks` and `means` of `evaluators.tasks.side_by_side`.
         """
-        masks = self._masks_of(expression)
-        if isinstance(masks, Failed):
-            raise ConfigError(f"{expression} cannot be scored: {masks.reason}")
         dense = harness.accuracies(self._loaded)
-        with applied(self._weights, self._unpacked(masks)):
+        with self._pruned(candidate, self._config.seed):
             pruned = harness.accuracies(self._loaded)
         return {"protocol": harness.protocol(), **side_by_side(dense, pruned)}
 
@@ -432,7 +474,8 @@ class PruningEvaluator:
         config = PruningConfig.from_options(options)
         tell("model", None)
         source = find_source(config.model)
-        wanted = needs(source, expression.terminals(), config.dtype)
+        terminals = expression.terminals()
+        wanted = needs(source, terminals, dtype=config.dtype, group=config.group)
         check_room(wanted, device=config.device, folder=folder, cache=cache)
         tell("masks", None)
         roles = ("calibration", "text") if check else ("calibration",)
@@ -774,8 +817,9 @@ class PruningEvaluator:
     def _shares_of_file(self, sparsity: Fraction) -> list[Fraction]:
         return read_allocation(Path(self._config.allocation), len(self._by_layer), sparsity)
 
-    def _unpacked(self, masks: Masks) -> dict[str, Tensor]:
-        return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+    def _applied(self, masks: Masks) -> AbstractContextManager[None]:
+        unpacked = {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
+        return applied(self._weights, unpacked)
 
 
 def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text | Documents]:

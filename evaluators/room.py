@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 
-from autoproxy.errors import ConfigError, StorageError
+from autoproxy.errors import ConfigError, StorageError, words_of
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
+from evaluators.hessian import SECOND_MOMENTS
+from evaluators.masks import SPANNING
 from evaluators.models import find_device, find_dtype
-from evaluators.source import Source
+from evaluators.source import Source, planned_model
 
 SHARD_BYTES = 5 * 1000**3
-"""Most bytes in one file of weights; as much may be held twice while it is written."""
+"""Most bytes in one file of weights; as much is held twice where types are mixed."""
 
 SMALL_FILES = 64 * 1000**2
 """Room for tokenizer, configuration and recipe, generously."""
@@ -32,32 +34,64 @@ class Needs:
         loading: Memory of the processor on the way to another device, and to write.
         out: Disk for the pruned model.
         cache: Disk for the statistics that are as large as the weights.
+        advice: What to ask for instead that takes less memory.
     """
 
     measuring: int
     loading: int
     out: int
     cache: int
+    advice: tuple[str, ...]
 
 
-def needs(source: Source, terminals: frozenset[str], dtype: str) -> Needs:
-    """Return what pruning `source` by a formula over `terminals` takes, computed in `dtype`."""
+def needs(source: Source, terminals: frozenset[str], *, dtype: str, group: str) -> Needs:
+    """Return what pruning a model and writing it takes.
+
+    Args:
+        source: The model's files.
+        terminals: What the formula reads.
+        dtype: Of the model's numbers while it is measured.
+        group: Where importances are compared.
+    """
     weights, bits = source.prunable_weights, source.prunable_weights // 8
     computed = source.parameters * find_dtype(dtype).itemsize
     stored = source.parameters * find_dtype(source.dtype).itemsize
     large = sum(
         VOCABULARY[name].kind is Kind.WEIGHT for name in terminals - {"W", "noise"}
     )  # such as gradients
-    statistics = 4 * weights * (large + (large > 0))  # one is copied when it is written
-    if "h_inv" in terminals:
-        statistics += _second_moments(source.shapes)
+    collecting = 4 * weights * (large + (large > 0))  # one is copied when it is written
+    if terminals & SECOND_MOMENTS:
+        collecting += _second_moments(source.shapes)
     largest = max(d_out * d_in for d_out, d_in in source.shapes.values())
+    together = _together(source.shapes, group)
+    # Weights, importances and what is between; or importances, also side by side, and masks.
+    selecting = 4 * weights * large + max(3 * 4 * largest, 9 * together)
+    retyped = min(stored, SHARD_BYTES) if len(set(source.types.values())) > 1 else 0
     return Needs(
-        measuring=computed + statistics + bits + 4 * 4 * largest,
-        loading=max(computed, stored + bits + min(stored, SHARD_BYTES)),
+        measuring=computed + bits + max(collecting, selecting),
+        loading=max(computed, stored + bits + retyped),
         out=stored + bits + SMALL_FILES,
         cache=4 * weights * large,
+        advice=_advice(dtype, group if together else "", gradients=bool(large)),
     )
+
+
+def check_loading(name: str, *, device: str, dtype: str) -> None:
+    """See that there is memory for a model, before any of its weights are read.
+
+    Args:
+        name: `starter`, a folder, or a name on a model hub.
+        device: Where it will be measured.
+        dtype: Of its numbers there.
+
+    Raises:
+        ModelError: There is no such model.
+        ConfigError: Memory does not suffice.
+    """
+    parameters = planned_model(name).num_parameters()
+    size = parameters * find_dtype(dtype).itemsize
+    advice = (*_advice(dtype, "", gradients=False), "a smaller --model")
+    _check_places(size, size, device, advice)
 
 
 def check_room(wanted: Needs, *, device: str, folder: Path, cache: Path) -> None:
@@ -66,26 +100,20 @@ def check_room(wanted: Needs, *, device: str, folder: Path, cache: Path) -> None
     Args:
         wanted: What is needed.
         device: Where the model is measured.
-        folder: Where the pruned model will be written; it exists.
-        cache: Where statistics are kept; it exists.
+        folder: Where the pruned model will be written.
+        cache: Where statistics are kept.
 
     Raises:
         ConfigError: Memory does not suffice.
         StorageError: Disk space does not.
     """
-    place = find_device(device)
-    free = free_memory()
-    if place.type == "cuda":
-        _check_memory(wanted.measuring, torch.cuda.mem_get_info(place)[0], f"on {device}")
-        _check_memory(wanted.loading, free, "to load and to write the model")
-    else:
-        _check_memory(max(wanted.measuring, wanted.loading), free, "")
+    _check_places(wanted.measuring, wanted.loading, device, wanted.advice)
     for where, size in _by_disk([(folder, wanted.out), (cache, wanted.cache)]).items():
         left = shutil.disk_usage(where).free
         if size > left:
             raise StorageError(
-                f"the pruned model and its statistics need {_words(size)} of disk in {where}, "
-                f"and {_words(left)} are free; free some space, or choose another --out (or "
+                f"the pruned model and its statistics need {words_of(size)} of disk in {where}, "
+                f"and {words_of(left)} are free; free some space, or choose another --out (or "
                 "--results, where statistics are kept)"
             )
 
@@ -96,27 +124,62 @@ def free_memory() -> int | None:
     return min((size for size in found if size is not None), default=None)
 
 
-def _check_memory(wanted: int, free: int | None, what: str) -> None:
+def _check_places(measuring: int, loading: int, device: str, advice: tuple[str, ...]) -> None:
+    """See that memory suffices on the device, and on the processor on the way to it."""
+    place = find_device(device)
+    free = free_memory()
+    if place.type == "cuda":
+        _check_memory(measuring, torch.cuda.mem_get_info(place)[0], f" on {device}", advice)
+        _check_memory(loading, free, " of the processor", ())
+    else:
+        _check_memory(max(measuring, loading), free, "", advice)
+
+
+def _check_memory(wanted: int, free: int | None, where: str, advice: tuple[str, ...]) -> None:
     if free is not None and wanted > free:
+        instead = ", ".join((*advice, "a machine with more"))
         raise ConfigError(
-            f"this takes {_words(wanted)} of memory {what}".rstrip()
-            + f" at least, and {_words(free)} are free; ask for --dtype bfloat16, for a metric "
-            "without gradients, or use a machine with more"
+            f"this takes {words_of(wanted)} of memory{where} at least, and {words_of(free)} are "
+            f"free; what helps: {instead}"
         )
 
 
+def _advice(dtype: str, spanning: str, *, gradients: bool) -> tuple[str, ...]:
+    """Return what takes less memory than what was asked for."""
+    lower = {
+        "--dtype bfloat16": find_dtype(dtype).itemsize > 2,
+        "--group row": bool(spanning),
+        "a metric without gradients": gradients,
+    }
+    return tuple(words for words, helps in lower.items() if helps)
+
+
+def _together(shapes: Mapping[str, tuple[int, int]], group: str) -> int:
+    """Return how many weights are compared together, where that is more than a matrix."""
+    sizes: dict[str, int] = {}
+    for name, (d_out, d_in) in shapes.items():
+        home = "".join(re.findall(r"\.(\d+)\.", name)[:1]) if group == "layer" else ""
+        sizes[home] = sizes.get(home, 0) + d_out * d_in
+    return max(sizes.values()) if group in SPANNING else 0
+
+
 def _second_moments(shapes: Mapping[str, tuple[int, int]]) -> int:
-    """Return the bytes of x x^T in float64, one for each width of each decoder layer."""
+    """Return the bytes of x x^T in float64, one for each width of each decoder layer.
+
+    Three more of the widest are held while it is inverted.
+    """
     widths = {(*re.findall(r"\.(\d+)\.", name)[:1], d_in) for name, (_, d_in) in shapes.items()}
-    return sum(8 * int(key[-1]) ** 2 for key in widths)
+    sizes = [8 * int(key[-1]) ** 2 for key in widths]
+    return sum(sizes) + 3 * max(sizes)
 
 
 def _by_disk(sizes: Iterable[tuple[Path, int]]) -> dict[Path, int]:
     """Return sizes summed over folders of one disk, by the first of them."""
     first: dict[int, Path] = {}
     found: dict[Path, int] = {}
-    for folder, size in sizes:
-        home = first.setdefault(folder.stat().st_dev, folder)
+    for folder, size in ((folder.absolute(), size) for folder, size in sizes):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        home = first.setdefault(there.stat().st_dev, there)
         found[home] = found.get(home, 0) + size
     return found
 
@@ -142,12 +205,3 @@ def _free_of_container() -> int | None:
         return None
     counts = dict(line.split() for line in lines)
     return int(limit) - used + int(counts.get("inactive_file", 0))  # which gives way
-
-
-def _words(size: int) -> str:
-    """Return a size for people.
-
-    >>> _words(14_200_000_000), _words(3_000_000)
-    ('14.2 GB', '3 MB')
-    """
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -154,11 +154,6 @@ class SeveralEvaluator:
         for expression in expressions:
             yield self._measure(expression, fidelity)
 
-    def distortion(self, expression: Expression) -> float | None:
-        """Return the least of all conditions: hopeless is what is hopeless everywhere."""
-        found = [condition.distortion(expression) for condition in self.conditions]
-        return min((value for value in found if value is not None), default=None)
-
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return the loss on each fresh block of each condition, in nats."""
         return tuple(loss for c in self.conditions for loss in c.confirm(expression))
@@ -236,9 +231,11 @@ def _check(configs: Sequence[PruningConfig]) -> None:
 
 
 def _joined(fingerprints: Sequence[Fingerprint | Failed]) -> Fingerprint | Failed:
-    digests = []
+    seen = []
     for fingerprint in fingerprints:
         if isinstance(fingerprint, Failed):
             return fingerprint
-        digests.append(fingerprint.digest)
-    return Fingerprint(content_hash(digests))
+        seen.append(fingerprint)
+    # The least distortion: hopeless is what is hopeless under every condition.
+    known = [one.distortion for one in seen if one.distortion is not None]
+    return Fingerprint(content_hash([one.digest for one in seen]), min(known, default=None))

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import load_state_dict
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
-from autoproxy.errors import ModelError
+from autoproxy.errors import ModelError, out_of_memory
 from evaluators.layers import prunable
 from evaluators.models import DTYPES, locate
 
@@ -60,11 +60,6 @@ def find_source(name: str) -> Source:
         ModelError: There is no such model, it cannot be read, or its weights are quantised.
     """
     where, config = locate(name)
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(
-            f"model {name!r} is quantised, and zeros would not survive its packing; give the "
-            "model that it was made of"
-        )
     planned = _planned(name, config)
     files = _files(name, where)
     layers = prunable(planned)
@@ -77,15 +72,28 @@ def find_source(name: str) -> Source:
     )
 
 
+def planned_model(name: str) -> PreTrainedModel:
+    """Return a model as its configuration describes it, without memory for its numbers.
+
+    Args:
+        name: `starter`, a folder, or a name on a model hub.
+
+    Raises:
+        ModelError: There is no such model, or its configuration makes none.
+    """
+    return _planned(name, locate(name)[1])
+
+
 def _planned(name: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """Return the model that a configuration describes, without memory for its numbers."""
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     except Exception as error:
+        if out_of_memory(error):
+            raise
         raise ModelError(
-            f"model {name!r} cannot be made of its configuration: {error}; give the folder of a "
-            "complete Hugging Face causal language model"
+            f"model {name!r} cannot be loaded: its configuration makes no model ({error}); give "
+            "the folder of a complete Hugging Face causal language model"
         ) from error
     return model
 
@@ -99,7 +107,7 @@ def _files(name: str, where: str) -> list[Path]:
                 return [Path(whole)]
             if index := find(f"{file}.index.json"):
                 shards, _ = get_checkpoint_shard_files(where, index)  # type: ignore[no-untyped-call]
-                return [Path(shard) for shard in shards]
+                return _present(name, [Path(shard) for shard in shards])
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"model {name!r} cannot be loaded: {str(error).splitlines()[0]}; give a folder that "
@@ -109,6 +117,17 @@ def _files(name: str, where: str) -> list[Path]:
         f"model {name!r} has none of {', '.join(_WEIGHTS)} or their indices; save it with "
         "save_pretrained"
     )
+
+
+def _present(name: str, shards: list[Path]) -> list[Path]:
+    """Return shards that are all there."""
+    lost = [shard.name for shard in shards if not shard.is_file()]
+    if lost:
+        raise ModelError(
+            f"model {name!r} lacks {len(lost)} of its {len(shards)} files of weights, such as "
+            f"{lost[0]}; fetch or copy the folder again"
+        )
+    return shards
 
 
 def _types(name: str, files: list[Path]) -> dict[str, torch.dtype]:

@@ -7,11 +7,16 @@ from autoproxy.errors import ModelError, unknown_name
 
 STARTERS = {
     "starter": "starter-llama",
-    "starter-gpt2": "starter-gpt2",
     "llama": "starter-llama",
-    "gpt2": "starter-gpt2",
     "starter-llama": "starter-llama",
+    "starter-gpt2": "starter-gpt2",
 }
+"""What users write, and the folder. `gpt2` is no such word: it is a model of the hub."""
+
+SHIPPED = ("starter", "starter-gpt2")
+"""One word for each model."""
+
+_FAMILIES = {"gpt2": "starter-gpt2"}
 
 
 def starter_folder(family: str = "llama") -> Path:
@@ -26,9 +31,10 @@ def starter_folder(family: str = "llama") -> Path:
     >>> starter_folder("starter") == starter_folder("llama")
     True
     """
-    if family not in STARTERS:
+    known = STARTERS | _FAMILIES
+    if family not in known:
         raise ModelError(unknown_name("starter model", family, STARTERS))
-    folder = Path(str(resources.files("evaluators") / "assets" / STARTERS[family]))
+    folder = Path(str(resources.files("evaluators") / "assets" / known[family]))
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"starter model {family!r}: {folder} has no config.json, so this installation came"

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from autoproxy.evaluation import content_hash
 from autoproxy.language.terminals import VOCABULARY
 from evaluators.cache import enforce, header, limit_of, used, whole_file
+from evaluators.hessian import SECOND_MOMENTS, inverse_diagonal, upper_diagonal
 from evaluators.layers import Layer, decoder_layers, prunable
 from evaluators.models import LoadedModel
 
@@ -26,16 +28,19 @@ VERSION = 1
 Statistics = dict[str, dict[str, Tensor]]
 """Layer name -> terminal name -> 2-D float32 tensor, shaped as the terminal's kind says."""
 
-FLOWING = frozenset({"x_norm", "x_mean", "x_var", "x_max", "h_inv", "y_norm"})
+FLOWING = frozenset(
+    {"x_norm", "x_mean", "x_var", "x_max", "h_inv", "u_diag", "moments", "x_sum", "y_norm"}
+)
 """Those of what goes into and out of layers, which one forward pass gives."""
 
-GRADIENTS = frozenset({"g", "g_norm"})
+GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
+BLOCKWISE = frozenset({"block_angle", "block_change", "block_index"})
 PROVIDED = frozenset(VOCABULARY)
+EXTRAS = frozenset({"moments", "x_sum"})
+"""What methods read that expressions cannot: H = (2/N) sum x x^T, (d_in, d_in), and (1/N) times
+the sum of x_j over all tokens, (1, d_in), N sequences."""
 _FREE = frozenset({"W", "noise"})
 """Terminals that need no calibration text."""
-
-DAMPING = 0.01
-"""Share of the mean diagonal of H that is added to it before it is inverted."""
 
 
 def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statistics:
@@ -47,7 +52,7 @@ def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statis
     Args:
         loaded: The model, which is the same afterwards, hooks and gradients included.
         blocks: (sequences, length) token ids.
-        names: Terminals of the vocabulary; `W` and `noise` are not measured here.
+        names: Terminals of the vocabulary, and `EXTRAS`; `W` and `noise` are not measured here.
     """
     wanted = frozenset(names) - _FREE
     layers = prunable(loaded.model)
@@ -60,6 +65,8 @@ def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statis
         _merge(found, _gradients(loaded.model, layers, blocks, wanted))
     if "g_region" in wanted:
         _merge(found, _regional(loaded.model, layers, blocks))
+    if wanted & BLOCKWISE:
+        _merge(found, _blockwise(loaded.model, layers, blocks, wanted))
     return found
 
 
@@ -80,7 +87,7 @@ def cached_statistics(
         folder: Of the cache; made when there is something to write.
         loaded: The model.
         blocks: (sequences, length) token ids.
-        names: Terminals of the vocabulary.
+        names: Terminals of the vocabulary, and `EXTRAS`.
         notice: Told when a corrupted file is rebuilt, or the cache needs more than its limit.
         limit: How large the cache may grow, such as `5GB`; see `evaluators/cache.py`.
 
@@ -167,25 +174,19 @@ class _Flow:
             self.moments += (x.T @ x).double()
 
     def statistics(self, sequences: int, wanted: frozenset[str]) -> dict[str, Tensor]:
-        """Return the wanted statistics, (1, width) each."""
+        """Return the wanted statistics, (1, width) each, but `moments`, (width, width)."""
         made: dict[str, Callable[[], Tensor]] = {
             "x_norm": (self.squares / sequences).sqrt,
             "x_mean": lambda: self.mean,
             "x_var": lambda: self.spread / max(1, self.tokens),
             "x_max": lambda: self.largest,
-            "h_inv": lambda: _inverse_diagonal(self.moments * (2.0 / sequences)),
+            "x_sum": lambda: self.mean * (self.tokens / sequences),
+            "moments": lambda: self.moments * (2.0 / sequences),
+            "h_inv": lambda: inverse_diagonal(self.moments * (2.0 / sequences)),
+            "u_diag": lambda: upper_diagonal(self.moments * (2.0 / sequences)),
         }
-        return {name: made[name]().float().reshape(1, -1) for name in made if name in wanted}
-
-
-def _inverse_diagonal(hessian: Tensor) -> Tensor:
-    """Return the diagonal of the inverse of a damped Hessian; dead inputs count as 1."""
-    diagonal = hessian.diagonal()
-    dead = diagonal == 0
-    damped = hessian.clone()
-    damped.diagonal().add_(DAMPING * diagonal.mean())
-    damped.diagonal()[dead] = 1.0
-    return torch.cholesky_inverse(torch.linalg.cholesky(damped)).diagonal()
+        width = len(self.mean)
+        return {name: made[name]().float().reshape(-1, width) for name in made if name in wanted}
 
 
 def flows(
@@ -208,9 +209,9 @@ def flows(
 
     def flow(name: str) -> _Flow:
         if name not in found_of:
-            layer, moments = layers[name], "h_inv" in wanted
+            layer, moments = layers[name], wanted & SECOND_MOMENTS
             device = layer.parameter.device
-            found_of[name] = _Flow(layer.in_features, device, second_moments=moments)
+            found_of[name] = _Flow(layer.in_features, device, second_moments=bool(moments))
         return found_of[name]
 
     def see(name: str, x: Tensor, y: Tensor) -> None:
@@ -227,9 +228,9 @@ def flows(
             last[:] = [None, ""]
             run()
     # An expert that no token chose has no owner: nothing flowed into it.
-    found: Statistics = {
-        name: flow(owner.get(name, name)).statistics(len(runs), wanted) for name in layers
-    }
+    homes = {name: owner.get(name, name) for name in layers}
+    made = {home: flow(home).statistics(len(runs), wanted) for home in set(homes.values())}
+    found: Statistics = {name: dict(made[home]) for name, home in homes.items()}
     if "y_norm" in wanted:
         for name, total in out.items():
             found[name]["y_norm"] = (total / len(runs)).sqrt().float().reshape(-1, 1)
@@ -247,7 +248,7 @@ def _gradients(
     blocks: Tensor,
     wanted: frozenset[str],
 ) -> Statistics:
-    """Sum gradients of each sequence's loss, and their squares, in float32."""
+    """Sum gradients of each sequence's loss, their squares and magnitudes, in float32."""
     found: Statistics = {name: {} for name in layers}
 
     def take(name: str, gradient: Tensor) -> None:
@@ -255,6 +256,8 @@ def _gradients(
             _accumulate(found[name], "g", gradient)
         if "g_norm" in wanted:
             _accumulate(found[name], "g_norm", gradient.square())
+        if "g_abs" in wanted:
+            _accumulate(found[name], "g_abs", gradient.abs())
 
     with gradients_taken(layers, take):
         for block in blocks:
@@ -287,6 +290,47 @@ def _regional(model: PreTrainedModel, layers: Mapping[str, Layer], blocks: Tenso
                 torch.linalg.vector_norm(states.float()).backward()
     for values in found.values():
         values["g_region"].div_(len(blocks)).sqrt_()
+    return found
+
+
+def _blockwise(
+    model: PreTrainedModel,
+    layers: Mapping[str, Layer],
+    blocks: Tensor,
+    wanted: frozenset[str],
+) -> Statistics:
+    """Measure what each decoder layer does to hidden states; its matrices all have the same."""
+    roots = list(decoder_layers(model))
+    angles, changes = [0.0] * len(roots), [0.0] * len(roots)
+
+    def see(number: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = args[0] if args else kwargs["hidden_states"]
+        made = output[0] if isinstance(output, tuple) else output
+        before = given.reshape(-1, given.shape[-1]).double()
+        after = made.reshape(-1, made.shape[-1]).double()
+        cosine = nn.functional.cosine_similarity(before, after, dim=1, eps=1e-30).clamp(-1.0, 1.0)
+        change = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-30)
+        angles[number] += float(cosine.acos().mean()) / math.pi / len(blocks)
+        changes[number] += float(change.mean()) / len(blocks)
+
+    def hook(number: int) -> Callable[..., None]:
+        return lambda _, args, kwargs, output: see(number, args, kwargs, output)
+
+    with hooked(
+        root.register_forward_hook(hook(n), with_kwargs=True) for n, root in enumerate(roots)
+    ):
+        for block in blocks if wanted - {"block_index"} else ():
+            _forward(model, block)
+    found: Statistics = {}
+    for number, root in enumerate(roots):
+        inside = set(root.modules())
+        known: tuple[tuple[str, Sequence[float]], ...] = (
+            ("block_angle", angles),
+            ("block_change", changes),
+            ("block_index", range(len(roots))),
+        )
+        values = {n: torch.tensor([[float(v[number])]]) for n, v in known if n in wanted}
+        found |= {n: dict(values) for n, layer in layers.items() if layer.module in inside}
     return found
 
 
@@ -432,6 +476,7 @@ def _read(path: Path, layers: set[str], notice: Callable[[str], None]) -> dict[s
 
 
 def _write(path: Path, values: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    # A gradient of GPT-2's turned weights is turned too, and two may share one memory.
+    held = {n: v.cpu().clone(memory_format=torch.contiguous_format) for n, v in values.items()}
     with whole_file(path) as part:
-        held = {layer: value.cpu().clone() for layer, value in values.items()}
         save_file(held, part, metadata=header(facts))

@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GenerationConfig
 
-from autoproxy.errors import ModelError, StorageError
+from autoproxy.errors import ModelError
 from evaluators.layers import prunable
 from evaluators.masks import mask_hash, unpack
 from evaluators.models import LoadedModel, load_model
@@ -25,7 +26,11 @@ from evaluators.source import Source
 
 MASKS = "masks.safetensors"
 INDEX = "model.safetensors.index.json"
-MASKS_FORMAT = {"format": "autoproxy-masks", "version": "1"}
+MASKS_WORD = "autoproxy_masks"
+"""The one entry of the masks' metadata. With several the library writes them in another order each
+time, and the same masks would not be the same file."""
+
+MASKS_VERSION = 1
 
 COMPANIONS = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
@@ -74,23 +79,26 @@ def write_pruned(
 
     Raises:
         ModelError: The source cannot be loaded.
-        StorageError: The folder cannot be written.
+        OSError: The folder cannot be written.
     """
     loaded = load_model(source.name, device="cpu", dtype=source.dtype)
+    note_unread(loaded, notice)
+    _apply(loaded, masks)
+    try:
+        save_folder(loaded, source, folder)
+        write_masks(folder / MASKS, masks, source.shapes)
+        _let_read(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+
+
+def note_unread(loaded: LoadedModel, notice: Callable[[str], None]) -> None:
+    """Tell of tensors in a model's files that will not be written, where there are any."""
     if loaded.unread:
         notice(
             f"{len(loaded.unread)} tensors of the files (such as {loaded.unread[0]}) are not part "
             "of the model and are left out"
         )
-    _apply(loaded, masks)
-    try:
-        _save(loaded, source, folder)
-        write_masks(folder / MASKS, masks, source.shapes)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the pruned model cannot be written to {folder.parent}: {error}; free some space or "
-            "choose another --out"
-        ) from None
 
 
 def write_masks(
@@ -107,11 +115,11 @@ def write_masks(
         shapes: (d_out, d_in) of each layer, whichever way round its file stores it.
     """
     words = {
-        **MASKS_FORMAT,
+        "version": MASKS_VERSION,
         "bits": "numpy.packbits of (d_out, d_in), row by row, big-endian, 1 = keep",
-        "shapes": json.dumps({name: list(shapes[name]) for name in masks}),
+        "shapes": {name: list(shapes[name]) for name in masks},
     }
-    save_arrays(dict(masks), path, metadata=words)
+    save_arrays(dict(masks), path, metadata={MASKS_WORD: json.dumps(words)})
 
 
 def read_masks(path: Path) -> dict[str, Tensor]:
@@ -122,16 +130,15 @@ def read_masks(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="np") as held:
-            words = held.metadata() or {}
-            if MASKS_FORMAT.items() <= words.items():
-                shapes = json.loads(words["shapes"])
+            words = json.loads((held.metadata() or {}).get(MASKS_WORD, "{}"))
+            if words.get("version") == MASKS_VERSION:
                 return {
                     name: unpack(held.get_tensor(name), torch.empty(shape, dtype=torch.bool))
-                    for name, shape in shapes.items()
+                    for name, shape in words["shapes"].items()
                 }
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
-    raise ModelError(f"{path} holds no masks of this program: it says {words}")
+    raise ModelError(f"{path} holds no masks of version {MASKS_VERSION} of this program")
 
 
 def counts(source: Source, masks: Mapping[str, NDArray[np.uint8]]) -> dict[str, Any]:
@@ -177,10 +184,14 @@ def _apply(loaded: LoadedModel, masks: Mapping[str, NDArray[np.uint8]]) -> None:
         weight.masked_fill_(~unpack(bits, weight), 0.0)
 
 
-def _save(loaded: LoadedModel, source: Source, folder: Path) -> None:
+def save_folder(loaded: LoadedModel, source: Source, folder: Path) -> None:
+    """Write a model as it is now, in the types of its source, with all that belongs to it."""
+    # The source's own settings of generation go along as a file; the library refuses to save some.
+    loaded.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     loaded.model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
+    (folder / "generation_config.json").unlink(missing_ok=True)
     loaded.tokenizer.save_pretrained(folder)
-    if len(set(source.types.values())) > 1:
+    if {parameter.dtype for parameter in loaded.model.parameters()} != {*source.types.values()}:
         _restore_types(folder, source.types)
     _write_index(folder)
     for pattern in COMPANIONS:
@@ -191,11 +202,16 @@ def _save(loaded: LoadedModel, source: Source, folder: Path) -> None:
 
 
 def _restore_types(folder: Path, types: Mapping[str, torch.dtype]) -> None:
-    """Give each tensor the type that it has in the source; it was loaded in the widest."""
+    """Give each tensor the type that it has in the source; it was loaded in the widest.
+
+    A source that was saved without a head lacks the first word of each name.
+    """
     for path in _weights(folder):
-        tensors = load_file(path)
+        kept = {}
+        for name, value in load_file(path).items():
+            bare = name.partition(".")[2]
+            kept[name] = value.to(types.get(name, types.get(bare, value.dtype)))
         part = path.with_suffix(".part")
-        kept = {name: value.to(types.get(name, value.dtype)) for name, value in tensors.items()}
         save_file(kept, part, metadata={"format": "pt"})
         part.replace(path)
 
@@ -210,13 +226,22 @@ def _write_index(folder: Path) -> None:
     for path in _weights(folder):
         with safe_open(path, framework="pt") as held:
             places |= dict.fromkeys(held.keys(), path.name)
-        size += path.stat().st_size
+        with path.open("rb") as file:
+            head = int.from_bytes(file.read(8), "little")
+        size += path.stat().st_size - 8 - head
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _weights(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("model*.safetensors"))
+
+
+def _let_read(folder: Path) -> None:
+    """Let all read the weights who may read the rest; safetensors writes for the owner alone."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def _write_config(source: Path, written: Path) -> None:

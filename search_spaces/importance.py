@@ -5,6 +5,7 @@ from autoproxy.spaces import Baseline, SearchSpace
 
 _RI = "add(div(abs(W), col_sum(abs(W))), div(abs(W), row_sum(abs(W))))"
 _RIA = f"mul({_RI}, sqrt(x_norm))"
+_NORMS = "add(div(abs(W), row_norm(W)), div(abs(W), col_norm(W)))"
 
 BASELINES = (
     Baseline("random", "noise", "uniform noise, the floor", reported=True),
@@ -22,6 +23,16 @@ BASELINES = (
         reported=True,
     ),
     Baseline(
+        "wanda-square",
+        "mul(abs(W), square(x_norm))",
+        "what Pruner-Zero's repository calls X: Wanda's scaler_row without its root",
+    ),
+    Baseline(
+        "wanda-gradient",
+        "mul(mul(abs(W), x_norm), pow(g_norm, 0.25))",
+        "Wanda with a small power of the gradient",
+    ),
+    Baseline(
         "obd",
         "mul(square(W), square(x_norm))",
         "LeCun et al. 1989; layer-wise diagonal",
@@ -32,14 +43,30 @@ BASELINES = (
         "Frantar & Alistarh 2023, arXiv:2301.00774, score",
     ),
     Baseline(
+        "obs-code",
+        "div(square(W), square(u_diag))",
+        "Frantar & Alistarh 2023, score as coded; the method is sparsegpt",
+    ),
+    Baseline(
         "gblm",
         "add(mul(abs(W), x_norm), mul(abs(W), mul(100, g_norm)))",
         "Das et al. 2023, arXiv:2311.04902",
         reported=True,
     ),
     Baseline("gblm-gradient", "mul(abs(W), g_norm)", "Das et al. 2023, gradient only"),
+    Baseline(
+        "gblm-inverse",
+        "div(mul(abs(W), x_norm), add(mul(100, g_norm), 1e-8))",
+        "Das et al. 2023, gradient_inv",
+    ),
     Baseline("ri", _RI, "Zhang et al. 2024, RIA without activations"),
     Baseline("ria", _RIA, "Zhang et al. 2024 (RIA, ICLR), a = 0.5", reported=True),
+    Baseline("ria-1", f"mul({_RI}, x_norm)", "Zhang et al. 2024, RIA with a = 1"),
+    Baseline(
+        "ria-advanced",
+        f"mul(log(add(1, {_NORMS})), sqrt(x_norm))",
+        "STBLLM's repository, advanced RIA; its N:M drops the best, which is corrected here",
+    ),
     Baseline(
         "stbllm-code",
         f"div(sub({_RIA}, all_mean({_RIA})), add(row_std({_RIA}), 1e-5))",
@@ -65,9 +92,19 @@ BASELINES = (
         reported=True,
     ),
     Baseline(
+        "pruner-zero-2",
+        "mul(mul(minmax(abs(W)), minmax(abs(W))), minmax(g_norm))",
+        "STBLLM's repository, best_tree2; reads |W| as Pruner-Zero does",
+    ),
+    Baseline(
         "wanda++",
         "mul(add(mul(100, g_region), x_norm), abs(W))",
         "Yang et al. 2025, RGS",
+    ),
+    Baseline(
+        "dass",
+        "mul(abs(W), sqrt(y_norm))",
+        "after DaSS's gate and up projections, by own outputs; per row the same as magnitude",
     ),
     Baseline("stade", "mul(abs(W), sqrt(x_var))", "Mecke et al. 2025, STADE", reported=True),
 )

@@ -47,7 +47,7 @@ ONLY_IN: Mapping[str, set[str]] = {
     "deap": {"autoproxy.breeding"},
     "sqlalchemy": {"autoproxy.ledger"},
     "sqlite3": {"autoproxy.ledger"},
-    "scipy": {"autoproxy.ledger"},
+    "scipy": {"autoproxy.ledger", "evaluators"},
     "sympy": {"autoproxy.language", "autoproxy.export"},
     "typer": {"autoproxy.cli"},
     "rich": {"autoproxy.cli", "autoproxy.console"},

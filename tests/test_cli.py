@@ -322,8 +322,8 @@ def test_evaluate_measures_what_the_report_measured(place: Place, run: Run) -> N
 
 def test_list_and_doctor(place: Place, run: Run) -> None:
     listed = run("list", "--results", place.results, "--json").json
-    assert listed["spaces"] == ["importance", "structured"]
-    assert listed["evaluators"] == ["pruning"]
+    assert listed["spaces"] == ["blocks", "channels", "heads", "importance"]
+    assert listed["evaluators"] == ["pruning", "shrinking"]
     assert listed["runs"] == ["tiny-run"]
     assert "wanda" in {row["name"] for row in listed["baselines"]}
     assert all(row["meaning"] and row["unit"] for row in listed["terminals"])
@@ -432,7 +432,7 @@ def refused(said: Said, *words: str) -> None:
         (["explain", "W" * 20_000], ["20000 characters", "10000"]),
         (["explain", "wnada"], ["unknown metric 'wnada'; did you mean 'wanda'?"]),
         (["explain", "missing.json"], ["there is no file missing.json"]),
-        (["explain", "wanda", "--space", "structrued"], ["did you mean 'structured'?"]),
+        (["explain", "wanda", "--space", "chanels"], ["did you mean 'channels'?"]),
         (["export", "wanda", "--form", "latx"], ["'latx'; did you mean 'latex'?"]),
         (["export", "wanda", "--name", "class"], ["'class' cannot name a function"]),
         (["export", "add(1, 2)"], ["reads nothing of a layer"]),

@@ -25,7 +25,7 @@ def examine(workspace: Workspace) -> dict[str, Any]:
         _check("device", _device),
         _check("processors", lambda: f"{os.cpu_count()}"),
         _check("plug-ins", _plugins),
-        _check("starter model", _starter),
+        _check("starter model", _starters),
         _check("results folder", lambda: _results(workspace)),
     ]
     return {"healthy": all(check["ok"] for check in checks), "checks": checks}
@@ -60,10 +60,10 @@ def _plugins() -> str:
     return ", ".join(loaded)
 
 
-def _starter() -> str:
+def _starters() -> str:
     # The evaluator, not the engine, knows its shipped models; it is asked through its plug-in.
     found: Any = plugins.load("evaluator", "pruning")
-    return str(found.shipped())
+    return ", ".join(f"--model {name}: {folder}" for name, folder in found.shipped().items())
 
 
 def _results(workspace: Workspace) -> str:

@@ -11,6 +11,7 @@ from autoproxy.commands.workspace import Workspace, append_line
 from autoproxy.errors import ConfigError
 from autoproxy.export.formula import to_infix
 from autoproxy.language.canonical import canonical
+from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.ledger.ledger import Ledger
 
@@ -21,7 +22,8 @@ class EvaluateOrder:
 
     Attributes:
         metric: An expression, a run or a metric's JSON file; or None.
-        baseline: Name of a hand-made metric; or None. Exactly one of the two is given.
+        baseline: Name of a hand-made metric, or of a method of the evaluator's own; or None.
+            Exactly one of the two is given.
         space: Space that has the hand-made metric, and says which kind a formula has.
         evaluator: Name of the evaluator.
         options: Of the evaluator; `seed` is the seed of the calibration draw.
@@ -54,15 +56,15 @@ def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any
     Raises:
         ConfigError: The request cannot be met; the message says what can.
     """
-    name, expression = asked_metric(
-        workspace, metric=order.metric, baseline=order.baseline, space=order.space
-    )
-    asked = loading.space(order.space)
-    if kind_of(expression) is not asked.root:
-        raise ConfigError(
-            f"{expression} is of kind {kind_of(expression).value}, but space {asked.name!r} "
-            f"rates a {asked.root.value}; multiply by W, for example, to get a Weight"
+    if order.metric is None and order.baseline in loading.methods(order.evaluator):
+        named = Named("baseline", str(order.baseline), None)
+    else:
+        name, expression = asked_metric(
+            workspace, metric=order.metric, baseline=order.baseline, space=order.space
         )
+        _check_kind(expression, order.space)
+        role = "baseline" if order.baseline is not None else "evaluated"
+        named = Named(role, name, canonical(expression))
     harness = _open_tasks(order)
     workspace.prepare()
     said = {word: value for word, value in order.options.items() if value is not None}
@@ -73,16 +75,16 @@ def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any
             order.evaluator, said, cache=workspace.cache, notice=notices.append
         ) as opened,
     ):
-        _check_provided(expression.terminals(), opened.provides)
-        role = "baseline" if order.baseline is not None else "evaluated"
+        if named.expression is not None:
+            _check_provided(named.expression.terminals(), opened.provides)
         condition, *_ = opened.conditions
         reporter = Reporter(ledger, condition, None, lambda _: None)
-        rows = reporter.report([Named(role, name, expression)], [int(order.options["seed"])])
+        rows = reporter.report([named], [int(order.options["seed"])])
         dense, row = rows[0], rows[-1]
         found = {
-            "metric": name,
-            "text": str(expression),
-            "formula": to_infix(expression),
+            "metric": named.name,
+            "text": row.text,
+            "formula": to_infix(named.expression) if named.expression else "(a method)",
             "value": row.kl,
             "kl": row.kl,
             "perplexity": row.perplexity,
@@ -96,8 +98,10 @@ def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any
         if harness is None:
             return found
         scorer: Any = condition  # that it can was seen when the tasks were opened
-        found["tasks"] = scorer.score_tasks(canonical(expression), harness)
-    append_line(workspace.tasks, {**found, "made_with": loading.manifest(asked)})
+        found["tasks"] = scorer.score_tasks(named.expression or named.name, harness)
+    append_line(
+        workspace.tasks, {**found, "made_with": loading.manifest(loading.space(order.space))}
+    )
     return found
 
 
@@ -108,6 +112,15 @@ def _open_tasks(order: EvaluateOrder) -> object | None:
     names = [name.strip() for name in order.tasks.split(",")]
     runner = loading.task_runner(order.evaluator)
     return runner.open_tasks(names, limit=order.task_limit, shots=order.shots)
+
+
+def _check_kind(expression: Expression, space: str) -> None:
+    asked = loading.space(space)
+    if kind_of(expression) is not asked.root:
+        raise ConfigError(
+            f"{expression} is of kind {kind_of(expression).value}, but space {asked.name!r} "
+            f"rates a {asked.root.value}; multiply by W, for example, to get a Weight"
+        )
 
 
 def _check_provided(asked: frozenset[str], provided: frozenset[str]) -> None:

@@ -13,6 +13,7 @@ from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Evaluator
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
+from autoproxy.language.types import Kind
 from autoproxy.spaces import Baseline, SearchSpace
 
 PACKAGES = ("torch", "transformers", "deap", "sympy", "numpy", "sqlalchemy")
@@ -26,9 +27,12 @@ class Condition(Protocol):
         ...
 
     def report(
-        self, expressions: Sequence[Expression], seeds: Iterable[int]
+        self, candidates: Sequence[Expression | str], seeds: Iterable[int]
     ) -> Iterator[Mapping[str, Any]]:
-        """Yield `seed`, `index` and the values of each expression, calibrated with each seed."""
+        """Yield `seed`, `index` and the values of each candidate, calibrated with each seed.
+
+        A candidate is an expression, or the name of a method of the evaluator's own.
+        """
         ...
 
     def dense(self) -> Mapping[str, float]:
@@ -51,6 +55,10 @@ class OpenEvaluator(Evaluator, Protocol):
 
 class Pruner(Protocol):
     """A kind of evaluator that can also write the model that an importance prunes."""
+
+    def root_of(self, options: Mapping[str, Any]) -> Kind:
+        """Return the kind of the formulas that `prune` takes under some options."""
+        ...
 
     def prune(
         self,
@@ -114,6 +122,13 @@ def evaluator(
     return made
 
 
+def methods(name: str) -> Mapping[str, str]:
+    """Return what the evaluator called `name` can report beside expressions, with sources."""
+    named = getattr(plugins.load("evaluator", name), "methods", None)
+    found: Mapping[str, str] = named() if named else {}
+    return found
+
+
 def pruner(name: str) -> Pruner:
     """Return the evaluator called `name`, as what writes pruned models.
 
@@ -157,8 +172,15 @@ def check_terminals(asked: SearchSpace, provider: Evaluator) -> None:
     """See that the space asks for nothing that the evaluator lacks.
 
     Raises:
-        ConfigError: It does; the message names the terminals.
+        ConfigError: It does, or its formulas are of a kind that the evaluator does not rate.
     """
+    rated = getattr(provider, "root", asked.root)  # of evaluators that rate one kind alone
+    if rated is not asked.root:
+        raise ConfigError(
+            f"the formulas of space {asked.name!r} are of kind {asked.root.value}, but the "
+            f"evaluator rates {rated.value} as it was asked; give a --space of that kind (see "
+            "autoproxy list), or other options to the evaluator"
+        )
     missing = sorted(set(asked.terminals) - provider.provides)
     if missing:
         raise ConfigError(

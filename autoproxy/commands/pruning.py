@@ -1,5 +1,6 @@
 """Pruning a model for good: a folder that loads anywhere, its masks, and how it was made."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from typing import Any
 from autoproxy.commands import loading
 from autoproxy.commands.metrics import asked_metric
 from autoproxy.commands.progress import Progress, Show
-from autoproxy.commands.workspace import Workspace, fresh_folder, write_json
+from autoproxy.commands.workspace import Workspace, fresh_folder
 from autoproxy.errors import ConfigError
 from autoproxy.export.formula import to_infix
-from autoproxy.language.canonical import key
+from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
@@ -60,11 +61,12 @@ def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) 
     name, expression = asked_metric(
         workspace, metric=order.metric, baseline=order.baseline, space=order.space
     )
-    _check_kind(name, expression)
+    name = _known_name(name, expression, order.space)
     if not order.check and (order.options.get("text") or order.options.get("text_blocks")):
         raise ConfigError("--text and --text-blocks are what --check reads; add --check")
     said = {word: value for word, value in order.options.items() if value is not None}
     pruner = loading.pruner(order.evaluator)
+    _check_kind(name, expression, pruner.root_of(said))
     notices: list[str] = []
 
     def tell(stage: str, notice: str | None) -> None:
@@ -74,7 +76,6 @@ def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) 
 
     with fresh_folder(out) as folder:
         workspace.prepare()
-        workspace.cache.mkdir(exist_ok=True)
         facts = pruner.prune(
             said, expression, folder, check=order.check, cache=workspace.cache, tell=tell
         )
@@ -88,18 +89,33 @@ def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) 
             "command": _command(order, expression, facts["options"], out),
             "made_with": loading.manifest(loading.space(order.space)),
         }
-        write_json(folder / RECIPE, recipe)
+        text = json.dumps(recipe, indent=2) + "\n"
+        (folder / RECIPE).write_text(text, encoding="utf-8")
     return {"out": str(out), **recipe, "notices": notices}
 
 
-def _check_kind(name: str, expression: Expression) -> None:
+def _known_name(name: str, expression: Expression, space: str) -> str:
+    """Return what a metric is called wherever it came from: its hand-made name, if it has one."""
+    baselines = loading.space(space).baselines
+    known = [one.name for one in baselines if canonical(one.expression) == expression]
+    return name if name in known or not known else known[0]
+
+
+def _check_kind(name: str, expression: Expression, wanted: Kind) -> None:
     kind = kind_of(expression)
-    if kind is not Kind.WEIGHT:
+    if kind is not wanted:
         told = name if name == str(expression) else f"{name} ({expression})"
         raise ConfigError(
-            f"{told} is of kind {kind.value}, but pruning needs a value for each weight, of kind "
-            "Weight; multiply by abs(W), for example"
+            f"{told} is of kind {kind.value}, but pruning needs {_NEEDS[wanted]}, for example"
         )
+
+
+_NEEDS = {
+    Kind.WEIGHT: "a value for each weight, of kind Weight; multiply by abs(W)",
+    Kind.PER_INPUT: "a value for each input, of kind PerInput; take col_sum(...) of it",
+    Kind.PER_OUTPUT: "a value for each output, of kind PerOutput; take row_sum(...) of it",
+    Kind.SCALAR: "one value for each matrix, of kind Scalar; take all_mean(...) of it",
+}
 
 
 def _command(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from autoproxy.commands.loading import Condition
 from autoproxy.commands.progress import Clock, Progress, Show
+from autoproxy.evaluation import content_hash
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
@@ -14,11 +15,24 @@ from autoproxy.ledger.records import ReportRow
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A metric with the name and the role under which it is listed."""
+    """A metric with the name and the role under which it is listed.
+
+    Attributes:
+        role: `baseline`, `discovered`, `random-search` or `evaluated`.
+        name: Under which it is listed.
+        expression: The metric; None for the evaluator's own method of that name.
+    """
 
     role: str
     name: str
-    expression: Expression
+    expression: Expression | None
+
+    @property
+    def key(self) -> str:
+        """Content hash of what is measured."""
+        if self.expression is None:
+            return content_hash({"method": self.name})
+        return key(self.expression)
 
 
 class Reporter:
@@ -59,8 +73,11 @@ class Reporter:
         return rows
 
     def _measure(self, missing: Sequence[Named], seed: int) -> Iterable[ReportRow]:
-        expressions = [canonical(metric.expression) for metric in missing]
-        for values in self._condition.report(expressions, [seed]) if expressions else ():
+        candidates = [
+            metric.name if metric.expression is None else canonical(metric.expression)
+            for metric in missing
+        ]
+        for values in self._condition.report(candidates, [seed]) if candidates else ():
             metric = missing[values["index"]]
             row = self._row(metric, seed, values["perplexity"], values["kl"])
             self._ledger.add_reports([row])
@@ -68,7 +85,7 @@ class Reporter:
 
     def _known(self, metric: Named, seed: int) -> ReportRow | None:
         """Return the row of this metric, reusing what was measured under another name."""
-        digest = key(metric.expression)
+        digest = metric.key
         for row in self._ledger.reports():
             if (row.key, row.seed, dict(row.protocol)) == (digest, seed, dict(self._protocol)):
                 if (row.role, row.name) == (metric.role, metric.name):
@@ -96,15 +113,15 @@ class Reporter:
         return row
 
     def _row(self, metric: Named, seed: int, perplexity: float, kl: float) -> ReportRow:
-        expression = canonical(metric.expression)
+        expression = None if metric.expression is None else canonical(metric.expression)
         own = metric.role != "baseline"
         return ReportRow(
             run=self._run if own else None,
             role=metric.role,
             name=metric.name,
-            text=str(expression),
-            key=key(expression),
-            complexity=complexity(expression),
+            text=metric.name if expression is None else str(expression),
+            key=metric.key,
+            complexity=0 if expression is None else complexity(expression),
             seed=seed,
             perplexity=perplexity,
             kl=kl,

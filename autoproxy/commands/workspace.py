@@ -144,7 +144,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         ConfigError: There is something at `out`.
-        StorageError: The place cannot be written.
+        StorageError: The place cannot be written, or an OSError ended the block.
     """
     out = out.resolve()
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):

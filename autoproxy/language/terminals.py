@@ -78,6 +78,14 @@ _TERMINALS = (
         "sqrt(sum over sequences of (dL/dW)^2); GBLM and Pruner-Zero use 100 times this",
     ),
     Terminal(
+        "g_abs",
+        Kind.WEIGHT,
+        True,
+        r"\lVert G\rVert_1",
+        "loss / weight",
+        "sum over sequences of |dL/dW|: GBLM's gradient of the first norm is 100 times this",
+    ),
+    Terminal(
         "g_region",
         Kind.WEIGHT,
         True,
@@ -94,12 +102,47 @@ _TERMINALS = (
         "diagonal of the inverse of H = (2/N) sum x x^T, damped by 0.01 mean(diag H)",
     ),
     Terminal(
+        "u_diag",
+        Kind.PER_INPUT,
+        True,
+        r"U_{jj}",
+        "1 / activation",
+        "diagonal of the upper triangular U with U^T U = H^-1, H as for h_inv: its square is "
+        "h_inv of inputs j and later alone, as SparseGPT's code rates weights",
+    ),
+    Terminal(
         "noise",
         Kind.WEIGHT,
         True,
         r"\varepsilon",
         "none",
         "uniform in [0, 1), drawn anew for each layer from the protocol's seed: the floor",
+    ),
+    Terminal(
+        "block_angle",
+        Kind.SCALAR,
+        True,
+        r"\theta_{\mathrm{block}}",
+        "half turns",
+        "mean over tokens of the angle between the hidden states that go into the decoder layer "
+        "around it and those that come out, over pi: in [0, 1]",
+    ),
+    Terminal(
+        "block_change",
+        Kind.SCALAR,
+        True,
+        r"\Delta_{\mathrm{block}}",
+        "none",
+        "mean over tokens of ||out - in||_2 / ||in||_2 of the hidden states of the decoder layer "
+        "around it",
+    ),
+    Terminal(
+        "block_index",
+        Kind.SCALAR,
+        True,
+        r"\ell_{\mathrm{block}}",
+        "none",
+        "number of the decoder layer around it, 0 for the first",
     ),
 )
 

@@ -24,8 +24,9 @@ class SearchConfig:
         minutes: When to stop at the latest, None for never; the run then ends at a logged slot.
         strategy: `evolve`, or `random` for the same sieve and initialiser without breeding.
         population: Individuals that stay after each generation.
-        batch: Proposals in a generation.
-        first_batch: Proposals in the first generation, all random.
+        batch: Candidates of a generation that the sieve lets through; it proposes until it has
+            them, or eight times as many were proposed.
+        first_batch: The same of the first generation, whose proposals are all random.
         crossover: Chance that a child has two parents.
         immigrants: Chance that a proposal is random in a later generation.
         tournament: How many are drawn when a parent is chosen; the best of them breeds.

@@ -117,24 +117,33 @@ class Search:
             yield state
 
     def _generation(self, state: SearchState) -> SearchState:
-        proposals = self._proposals(state)
-        verdicts = self._sieve.judge([(p.slot, p.expression) for p in proposals])
-        kept: list[tuple[Proposal, Kept]] = []
-        for proposal, verdict in zip(proposals, verdicts, strict=True):
-            if isinstance(verdict, Dropped):
-                self._memory.note(_dropped(proposal, state.generation, verdict))
-            else:
-                kept.append((proposal, verdict))
+        before = len(state.archive)
+        state, kept = self._sieved(state)
         after = self._climb(state, kept)
-        pool = (*after.population, *after.archive[len(state.archive) :])
+        pool = (*after.population, *after.archive[before:])
         return replace(
             after,
             generation=state.generation + 1,
-            slot=state.slot + len(proposals),
             population=survivors(
                 pool, self._config.population, self._evaluator.objective, self._config.selection
             ),
         )
+
+    def _sieved(self, state: SearchState) -> tuple[SearchState, list[tuple[Proposal, Kept]]]:
+        """Propose in portions until as many candidates as a generation has came through."""
+        kept: list[tuple[Proposal, Kept]] = []
+        for _ in range(_PORTIONS):
+            proposals = self._proposals(state)
+            verdicts = self._sieve.judge([(p.slot, p.expression) for p in proposals])
+            for proposal, verdict in zip(proposals, verdicts, strict=True):
+                if isinstance(verdict, Dropped):
+                    self._memory.note(_dropped(proposal, state.generation, verdict))
+                else:
+                    kept.append((proposal, verdict))
+            state = replace(state, slot=state.slot + len(proposals))
+            if len(kept) >= len(proposals):
+                break
+        return state, kept
 
     def _proposals(self, state: SearchState) -> list[Proposal]:
         config = self._config
@@ -149,7 +158,7 @@ class Search:
             state,
             self._sieve.novelty,
         )
-        if state.generation or not self._config.seeds:
+        if state.slot or not self._config.seeds:
             return proposals
         known = [b for b in self._space.baselines if not self._space.violation(b.expression)]
         seeds = [Proposal(s.slot, b.expression, "seed") for s, b in zip(proposals, known)]  # noqa: B905 - the shorter list ends it
@@ -242,6 +251,9 @@ class Search:
             state = state.finish("the time is up")
         return state, outcome
 
+
+_PORTIONS = 8
+"""Most portions of proposals in a generation: late in a search hardly any is new."""
 
 _IDLE_GENERATIONS = 25
 """Generations without a new candidate after which the space is taken to be exhausted."""

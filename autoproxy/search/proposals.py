@@ -34,7 +34,7 @@ def propose(
     state: SearchState,
     novelty: Callable[[Expression], str | None],
 ) -> list[Proposal]:
-    """Return the proposals of the next generation.
+    """Return the proposals for the next slots of a generation.
 
     Slot t draws from its own stream, so what it proposes depends on the seed, on t, on the
     population and on what was judged and proposed before. A slot draws again, up to

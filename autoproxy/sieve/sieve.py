@@ -14,10 +14,10 @@ from autoproxy.spaces import SearchSpace
 
 HOPELESS = Rule("hopeless", Cost.BEHAVIOUR)
 SAME_ORDER = Rule("same-order", Cost.BEHAVIOUR)
+DISTORTING = Rule("distorting", Cost.BEHAVIOUR)
 SAME_MASK = Rule("same-mask", Cost.IDENTITY)
-DISTORTING = Rule("distorting", Cost.IDENTITY)
 
-RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, SAME_ORDER, SAME_MASK, DISTORTING)
+RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, SAME_ORDER, DISTORTING, SAME_MASK)
 
 
 class Sieve:
@@ -28,7 +28,7 @@ class Sieve:
 
     Args:
         space: Words and limits.
-        evaluator: Gives fingerprints, identities and distortions.
+        evaluator: Gives fingerprints and identities.
         reject: Distortion above which a candidate is dropped; 0 for never.
     """
 
@@ -90,20 +90,14 @@ class Sieve:
         first = self._context.first_slot("fingerprint", behaviour.digest, slot)
         if first is not None:
             return Dropped(SAME_ORDER.name, f"on real rows the same order as slot {first}")
+        distortion = behaviour.distortion
+        if self._reject and distortion is not None and distortion > self._reject:
+            told = f"its distortion is {distortion:.3g} times that of a good metric"
+            return Dropped(DISTORTING.name, told)
         identity = self._evaluator.identity(expression)
         if isinstance(identity, Failed):
             return Dropped(HOPELESS.name, identity.reason)
         first = self._context.first_slot("identity", identity, slot)
         if first is not None:
             return Dropped(SAME_MASK.name, f"bit for bit the same masks as slot {first}")
-        reason = self._distorting(expression)
-        if reason is not None:
-            return Dropped(DISTORTING.name, reason)
         return Kept(expression, key(expression), identity)
-
-    def _distorting(self, expression: Expression) -> str | None:
-        """Return why an expression is too far from anything good, or None."""
-        distortion = self._evaluator.distortion(expression) if self._reject else None
-        if distortion is None or distortion <= self._reject:
-            return None
-        return f"its distortion is {distortion:.3g} times that of a good metric"

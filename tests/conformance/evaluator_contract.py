@@ -92,7 +92,7 @@ class EvaluatorContract:
         self, evaluator: Evaluator, make: Make
     ) -> None:
         before = json.dumps(evaluator.protocol(), allow_nan=False)
-        list(evaluator.measure([parse("abs(W)")], 1.0))
+        list(evaluator.measure([parse(self.BETTER)], 1.0))
         assert json.loads(before) == evaluator.protocol()
         with make() as other:
             assert content_hash(other.protocol()) == content_hash(evaluator.protocol())

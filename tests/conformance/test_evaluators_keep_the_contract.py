@@ -18,15 +18,17 @@ from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
 from evaluators.pruning import PruningEvaluator
 from evaluators.several import SeveralEvaluator
+from evaluators.shrinking import ShrinkingEvaluator
 from tests.conformance.evaluator_contract import EvaluatorContract, Make
 from tests.conformance.toy import ToyEvaluator
-from tests.evaluators.tiny import hook_count, state, tiny_options
+from tests.evaluators.tiny import hook_count, save, state, tiny_model, tiny_options
 
 
 class PruningContract(EvaluatorContract):
     """The pruning evaluator on a tiny LLaMA, under the condition that a subclass asks for."""
 
     LEARNT = False
+    KIND: type[PruningEvaluator] = PruningEvaluator
     condition: dict[str, str]
 
     @pytest.fixture(scope="class")
@@ -35,7 +37,7 @@ class PruningContract(EvaluatorContract):
         folder = tmp_path_factory.mktemp("pruning")
         options = tiny_options(folder, **cls.condition)
         return functools.partial(
-            PruningEvaluator.from_options, options, cache=folder / "cache", notice=refuse
+            cls.KIND.from_options, options, cache=folder / "cache", notice=refuse
         )
 
     def state(self, evaluator: Evaluator) -> object:
@@ -85,6 +87,73 @@ class TestPruningAllottedByTheMetric(PruningContract):
 
 class TestPruningTwoOfFour(PruningContract):
     condition = {"pattern": "2:4"}  # noqa: RUF012
+
+
+class ShrinkingContract(PruningContract):
+    KIND = ShrinkingEvaluator
+    ALIKE = (
+        "x_norm",
+        "mul(1, x_norm)",
+        "mul(2, square(x_norm))",
+        "square(x_norm)",
+        "col_sum(abs(W))",
+        "mul(x_var, col_sum(square(W)))",
+        "neg(col_sum(mul(abs(W), x_norm)))",
+    )
+    BETTER = "col_sum(mul(abs(W), x_norm))"
+    WORSE = "neg(col_sum(mul(abs(W), x_norm)))"
+    CONSTANT = ("mul(0, x_norm)", "sub(x_norm, x_norm)", "tanh(add(100, square(x_norm)))")
+    INFINITE = (
+        "mul(1e38, mul(1e38, add(1, square(x_norm))))",
+        "sub(mul(1e38, exp(add(80, x_norm))), mul(1e38, exp(add(81, x_norm))))",
+    )
+
+
+class TestShrinkingChannels(ShrinkingContract):
+    condition = {"unit": "channels", "sparsity": "0.5"}  # noqa: RUF012
+
+
+class TestShrinkingHeads(ShrinkingContract):
+    """On a model whose first group of each layer says little, so that there is a right answer."""
+
+    condition = {"unit": "heads", "sparsity": "0.5"}  # noqa: RUF012
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Make:
+        folder = tmp_path_factory.mktemp("heads")
+        model = tiny_model()
+        for layer in model.model.layers:
+            layer.self_attn.v_proj.weight[:4] *= 0.05
+        options = tiny_options(folder, **cls.condition)
+        save(folder / "tiny", model)
+        return functools.partial(
+            ShrinkingEvaluator.from_options, options, cache=folder / "cache", notice=refuse
+        )
+
+
+class TestShrinkingBlocks(ShrinkingContract):
+    ALIKE = (
+        "block_change",
+        "mul(1, block_change)",
+        "square(block_change)",
+        "block_angle",
+        "neg(block_angle)",
+        "all_mean(abs(W))",
+        "neg(block_index)",
+    )
+    BETTER = "block_change"
+    WORSE = "neg(block_change)"
+    CONSTANT = (
+        "mul(0, block_change)",
+        "sub(block_change, block_change)",
+        "tanh(add(100, block_angle))",
+    )
+    INFINITE = (
+        "mul(1e38, mul(1e38, add(1, block_change)))",
+        "sub(mul(1e38, exp(add(80, block_index))), mul(1e38, exp(add(81, block_index))))",
+    )
+    condition = {"unit": "blocks", "sparsity": "0.5"}  # noqa: RUF012
 
 
 class TestSeveralConditions(EvaluatorContract):

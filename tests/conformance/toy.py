@@ -90,10 +90,6 @@ class ToyEvaluator:
             blocks = {f"{BLOCK}{number}": loss for number, loss in enumerate(losses, 1)}
             yield Measured(sum(losses) / count, fidelity, details=blocks)
 
-    def distortion(self, expression: Expression) -> float | None:
-        del expression
-        return None
-
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         masks = self._masks(expression)
         assert not isinstance(masks, Failed)

@@ -1,6 +1,7 @@
 """Statistics, against recording modules and the plain formulas in float64; and their cache."""
 
 import copy
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,10 @@ from autoproxy.language.types import Kind
 from evaluators import statistics as module
 from evaluators.layers import prunable
 from evaluators.models import LoadedModel
-from evaluators.statistics import PROVIDED, Statistics, cached_statistics, collect, noise
+from evaluators.statistics import EXTRAS, PROVIDED, Statistics, cached_statistics, collect, noise
 from tests.evaluators.tiny import VOCABULARY_SIZE, hook_count, state, tiny_model
 
-MEASURED = sorted(PROVIDED - {"W", "noise"})
+MEASURED = sorted((PROVIDED | EXTRAS) - {"W", "noise"})
 SEQUENCES = 3
 
 
@@ -77,7 +78,8 @@ def flow_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
     for name, layer in layers.items():
         x = np.concatenate([seen[0].reshape(-1, layer.in_features) for seen, _ in pairs(layer)])
         y = np.concatenate([seen[0].reshape(-1, layer.out_features) for _, seen in pairs(layer)])
-        h = torch.from_numpy(2.0 / SEQUENCES * (x.T @ x))
+        moments = torch.from_numpy(2.0 / SEQUENCES * (x.T @ x))
+        h = moments.clone()
         dead = h.diagonal() == 0
         h += 0.01 * h.diagonal().mean() * torch.eye(len(h))
         h[dead, dead] = 1.0
@@ -87,8 +89,11 @@ def flow_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
             "x_var": x.var(axis=0),
             "x_max": np.abs(x).max(axis=0),
             "h_inv": torch.linalg.inv(h).diagonal().numpy(),
+            "u_diag": np.sqrt([torch.linalg.inv(h[j:, j:])[0, 0] for j in range(len(h))]),
+            "x_sum": x.sum(axis=0) / SEQUENCES,
         }
         found[name] = {key: torch.from_numpy(row).reshape(1, -1) for key, row in rows.items()}
+        found[name]["moments"] = moments
         out = np.sqrt((y**2).sum(axis=0) / SEQUENCES)
         found[name]["y_norm"] = torch.from_numpy(out).reshape(-1, 1)
     return found
@@ -114,6 +119,7 @@ def gradient_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
         name: {
             "g": torch.stack(several).sum(dim=0),
             "g_norm": torch.stack(several).square().sum(dim=0).sqrt(),
+            "g_abs": torch.stack(several).abs().sum(dim=0),
         }
         for name, several in each.items()
     }
@@ -138,10 +144,50 @@ def region_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
     }
 
 
+class BlockRecorder(nn.Module):
+    """A decoder layer that writes down what goes in and out."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(states, *args, **kwargs)
+        self.seen += list(zip(states[0], output[0], strict=True))  # token by token
+        return output
+
+
+def block_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
+    """The angle by the law of cosines, which asks for three lengths and no product."""
+    model = doubled(model)
+    names = list(prunable(model))
+    recorders = [BlockRecorder(layer) for layer in model.model.layers]
+    model.model.layers = nn.ModuleList(recorders)
+    with torch.no_grad():
+        for block in blocks:
+            model(block.unsqueeze(0), use_cache=False)
+    values = {}
+    for index, recorder in enumerate(recorders):
+        angles, changes = [], []
+        for before, after in recorder.seen:
+            a, b, c = (float(v.square().sum().sqrt()) for v in (before, after, after - before))
+            angles.append(math.degrees(math.acos((a * a + b * b - c * c) / (2 * a * b))) / 180)
+            changes.append(c / a)
+        values[str(index)] = {
+            "block_angle": torch.tensor([[sum(angles) / len(angles)]], dtype=torch.float64),
+            "block_change": torch.tensor([[sum(changes) / len(changes)]], dtype=torch.float64),
+            "block_index": torch.tensor([[index]], dtype=torch.float64),
+        }
+    return {name: values[name.split(".")[2]] for name in names}
+
+
 ORACLES: dict[str, Callable[[PreTrainedModel, Tensor], Statistics]] = {
-    **dict.fromkeys(("x_norm", "x_mean", "x_var", "x_max", "h_inv", "y_norm"), flow_oracle),
-    **dict.fromkeys(("g", "g_norm"), gradient_oracle),
+    **dict.fromkeys(("x_norm", "x_mean", "x_var", "x_max", "x_sum", "y_norm"), flow_oracle),
+    **dict.fromkeys(("h_inv", "u_diag", "moments"), flow_oracle),
+    **dict.fromkeys(("g", "g_norm", "g_abs"), gradient_oracle),
     "g_region": region_oracle,
+    **dict.fromkeys(("block_angle", "block_change", "block_index"), block_oracle),
 }
 
 
@@ -199,22 +245,27 @@ def test_shapes_are_those_of_the_kinds(measured: tuple[PreTrainedModel, Statisti
     for layer, linear in prunable(model).items():
         for name, value in found[layer].items():
             rows, columns = linear.weight.shape
+            assert torch.isfinite(value).all()
+            if name in EXTRAS:
+                assert tuple(value.shape) == (columns if name == "moments" else 1, columns)
+                continue
             shape = {
                 Kind.WEIGHT: (rows, columns),
                 Kind.PER_INPUT: (1, columns),
                 Kind.PER_OUTPUT: (rows, 1),
+                Kind.SCALAR: (1, 1),
             }[VOCABULARY[name].kind]
             assert tuple(value.shape) == shape, name
-            assert torch.isfinite(value).all()
             assert not VOCABULARY[name].nonnegative or bool((value >= 0).all())
 
 
 def test_dead_inputs_count_as_one() -> None:
     model = model_of("dead")
-    found = collect(loaded_of(model), some_blocks(), ["h_inv", "x_norm"])
+    found = collect(loaded_of(model), some_blocks(), ["h_inv", "u_diag", "x_norm"])
     values = found["model.layers.0.mlp.down_proj"]
     assert values["x_norm"][0, [0, 2]].tolist() == [0.0, 0.0]
     assert values["h_inv"][0, [0, 2]].tolist() == [1.0, 1.0]
+    assert values["u_diag"][0, [0, 2]].tolist() == [1.0, 1.0]
 
 
 def test_variance_survives_a_large_mean() -> None:
@@ -228,11 +279,11 @@ def test_variance_survives_a_large_mean() -> None:
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_one_sequence_alone_and_all_together(name: str) -> None:
-    # Sums over sequences, not over batches: a repeated sequence changes only g and g_norm.
+    # Sums over sequences, not over batches: a repeated sequence changes only the gradients'.
     model = loaded_of(tiny_model())
     once = collect(model, some_blocks()[:1], [name])
     twice = collect(model, some_blocks()[[0, 0]], [name])
-    factor = {"g": 2.0, "g_norm": 2.0**0.5}.get(name, 1.0)
+    factor = {"g": 2.0, "g_norm": 2.0**0.5, "g_abs": 2.0}.get(name, 1.0)
     for layer, values in once.items():
         torch.testing.assert_close(twice[layer][name], factor * values[name], rtol=1e-4, atol=1e-7)
 
@@ -274,7 +325,10 @@ def test_a_hook_that_was_there_stays() -> None:
     assert hook_count(model) == 1
 
 
-@pytest.mark.parametrize("names", [["x_norm"], ["g"], ["y_norm", "h_inv"], ["g_region"], []])
+@pytest.mark.parametrize(
+    "names",
+    [["x_norm"], ["g"], ["y_norm", "h_inv"], ["u_diag"], ["g_region"], ["moments", "g_abs"], []],
+)
 def test_only_what_is_asked_is_collected(names: list[str]) -> None:
     found = collect(loaded_of(tiny_model()), some_blocks(), [*names, "W", "noise"])
     assert len(found) == 14
@@ -289,8 +343,10 @@ def test_nothing_runs_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_backward_runs_only_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.autograd, "grad", None)
-    collect(loaded_of(tiny_model()), some_blocks(), sorted(module.INPUTS | {"y_norm"}))
+    monkeypatch.setattr(torch.autograd, "backward", None)
+    collect(loaded_of(tiny_model()), some_blocks(), sorted(module.FLOWING))
+    with pytest.raises(TypeError):
+        collect(loaded_of(tiny_model()), some_blocks(), ["g"])
 
 
 def test_collecting_twice_gives_the_same_bits() -> None:

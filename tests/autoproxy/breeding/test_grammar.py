@@ -23,7 +23,7 @@ from autoproxy.spaces import SearchSpace
 from search_spaces import importance, structured
 from tests.autoproxy.language.formulas import expressions
 
-SHIPPED = [importance.SPACE, structured.SPACE]
+SHIPPED = [importance.SPACE, structured.CHANNELS, structured.BLOCKS]
 
 
 def space(root: Kind, terminals: str, primitives: str) -> SearchSpace:

@@ -45,7 +45,7 @@ def test_a_mutant_is_of_the_root_kind(seed: int, how: str, name: str) -> None:
     assert child.terminals() <= set(grammar.space.terminals)
 
 
-STRUCTURED = Grammar(structured.SPACE)
+STRUCTURED = Grammar(structured.CHANNELS)
 
 
 @given(seeds)

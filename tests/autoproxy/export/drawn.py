@@ -53,8 +53,10 @@ def drawn(
 
 def baselines() -> dict[str, Expression]:
     """Return every hand-made metric that ships, by name."""
-    shipped = (*importance.BASELINES, *structured.BASELINES)
-    return {baseline.name: baseline.expression for baseline in shipped}
+    found = {baseline.name: baseline.expression for baseline in importance.BASELINES}
+    for space in (structured.CHANNELS, structured.HEADS, structured.BLOCKS):
+        found |= {f"{space.name}-{b.name}": b.expression for b in space.baselines}
+    return found
 
 
 def inputs(rows: int = 5, columns: int = 7, *, seed: int = 0) -> Mapping[str, Tensor]:

@@ -68,18 +68,33 @@ class Layer:
         found: Array = h + 0.01 * np.diag(h).mean() * np.eye(COLUMNS)
         return found
 
+    @property
+    def conditional(self) -> Array:
+        """Diagonal of the inverse of H for each input and those after it."""
+        return np.array([np.linalg.inv(self.h[j:, j:])[0, 0] for j in range(COLUMNS)])
+
+    @property
+    def y_norm(self) -> Array:
+        found: Array = np.sqrt(((self.x @ self.w.T) ** 2).sum(axis=(0, 1)) / len(self.x))
+        return found
+
     def terminals(self) -> dict[str, torch.Tensor]:
         tokens = self.x.reshape(-1, COLUMNS)
-        made = {
+        made: dict[str, Array | float] = {
             "W": self.w,
             "x_norm": self.s,
             "x_mean": tokens.mean(axis=0),
+            "y_norm": self.y_norm[:, None],
             "x_var": tokens.var(axis=0),
             "g": self.gradients.sum(axis=0),
             "g_norm": self.g100 / 100,
             "g_region": np.sqrt((self.regional**2).mean(axis=0)),
             "h_inv": np.diag(np.linalg.inv(self.h)),
+            "u_diag": np.sqrt(self.conditional),
             "noise": self.noise,
+            "block_angle": 0.25,
+            "block_change": 0.75,
+            "block_index": 3.0,
         }
         return {
             name: torch.from_numpy(np.atleast_2d(value).astype(np.float32))
@@ -112,6 +127,14 @@ def ria(d: Layer) -> Array:
     return found
 
 
+def ria_advanced(d: Layer) -> Array:
+    """log1p of A over the norm of its row, and of its column, times the fourth root of s2."""
+    row = np.sqrt((d.w**2).sum(axis=1, keepdims=True))
+    column = np.sqrt((d.w**2).sum(axis=0, keepdims=True))
+    found: Array = np.log1p(d.a / row + d.a / column) * (d.s**2) ** 0.25
+    return found
+
+
 def si_as_coded(d: Layer) -> Array:
     z = ria(d)
     found: Array = (z - z.mean()) / (z.std(axis=1, keepdims=True) + 1e-5)
@@ -128,12 +151,18 @@ WEIGHTS: dict[str, Callable[[Layer], Array]] = {
     "magnitude": lambda d: d.a,
     "wanda": lambda d: d.a * d.s,
     "wanda-sqrt": lambda d: d.a * d.s**0.5,
+    "wanda-square": lambda d: d.a * d.s**2,
+    "wanda-gradient": lambda d: d.a * d.s * (d.g100 / 100) ** 0.25,
     "obd": lambda d: d.w**2 * d.s**2,
+    "obs-code": lambda d: d.w**2 / d.conditional,
     "obs": lambda d: d.w**2 / np.diag(np.linalg.inv(d.h)),
     "gblm": lambda d: d.a * d.s + d.a * d.g100,
     "gblm-gradient": lambda d: d.a * d.g100 / 100,
+    "gblm-inverse": lambda d: d.a * d.s / (d.g100 + 1e-8),
     "ri": ri,
     "ria": ria,
+    "ria-1": lambda d: ri(d) * d.s,
+    "ria-advanced": ria_advanced,
     "stbllm-code": si_as_coded,
     "stbllm-paper": lambda d: (ri(d) - ri(d).mean()) / ri(d).std() * d.s,
     "snip": lambda d: np.abs(d.gradients.sum(axis=0) * d.w),
@@ -143,16 +172,42 @@ WEIGHTS: dict[str, Callable[[Layer], Array]] = {
         d.w * d.gradients.sum(axis=0) - 0.5 * d.w**2 * (d.gradients**2).sum(axis=0)
     ),
     "pruner-zero": lambda d: np.abs(d.a * d.a) * mms(d.g100),
+    "pruner-zero-2": lambda d: mms(d.a) ** 2 * mms(d.g100),
+    "dass": lambda d: d.a * d.y_norm[:, None] ** 0.5,
     "wanda++": lambda d: (100 * np.sqrt((d.regional**2).mean(axis=0)) + d.s) * d.a,
     "stade": lambda d: d.a * d.x.reshape(-1, COLUMNS).std(axis=0),
 }
 
 CHANNELS: dict[str, Callable[[Layer], Array]] = {
+    "random": lambda d: d.noise.mean(axis=0),
+    "magnitude": lambda d: np.sqrt((d.w**2).sum(axis=0)),
     "wanda-sp": lambda d: (d.a * d.s).sum(axis=0),
     "flap-ifv": lambda d: d.x.reshape(-1, COLUMNS).var(axis=0),
     "flap-wifv": lambda d: d.x.reshape(-1, COLUMNS).var(axis=0) * (d.w**2).sum(axis=0),
     "flap-wifn": lambda d: (d.a * d.s).mean(axis=0),
     "ppsp": lambda d: np.sqrt(((d.s**2 * d.w**2) ** 2).sum(axis=0)),
+    "taylor": lambda d: np.abs(d.w * d.gradients.sum(axis=0)).sum(axis=0),
+    "taylor-vector": lambda d: np.abs((d.w * d.gradients.sum(axis=0)).sum(axis=0)),
+}
+
+HEADS: dict[str, Callable[[Layer], Array]] = {
+    **{name: CHANNELS[name] for name in ("random", "wanda-sp", "ppsp", "taylor")},
+    "magnitude": lambda d: (d.w**2).sum(axis=0),
+    **{
+        name: lambda d, name=name: CHANNELS[name](d) ** 2  # type: ignore[misc]
+        for name in ("flap-ifv", "flap-wifv", "flap-wifn")
+    },
+}
+
+BLOCKS: dict[str, Callable[[Layer], Array]] = {
+    "random": lambda d: d.noise.mean(keepdims=True),
+    "last": lambda d: np.array(-3.0),
+    "first": lambda d: np.array(3.0),
+    "magnitude": lambda d: d.a.mean(keepdims=True),
+    "wanda-mean": lambda d: (d.a * d.s).mean(keepdims=True),
+    "taylor": lambda d: np.abs(d.w * d.gradients.sum(axis=0)).sum(keepdims=True),
+    "angle": lambda d: np.array(0.25),
+    "change": lambda d: np.array(0.75),
 }
 
 
@@ -163,7 +218,12 @@ def value(expression: Expression, terminals: dict[str, torch.Tensor]) -> torch.T
 
 @pytest.mark.parametrize(
     ("space", "oracles"),
-    [(importance.SPACE, WEIGHTS), (structured.SPACE, CHANNELS)],
+    [
+        (importance.SPACE, WEIGHTS),
+        (structured.CHANNELS, CHANNELS),
+        (structured.HEADS, HEADS),
+        (structured.BLOCKS, BLOCKS),
+    ],
     ids=lambda given: getattr(given, "name", ""),
 )
 def test_every_hand_made_metric_is_its_formula(
@@ -279,6 +339,9 @@ ONE_METRIC = [
     ("pruner-zero", "fisher", False, False),
     ("gblm", "wanda", False, False),
     ("stade", "wanda", False, False),
+    ("dass", "magnitude", True, False),
+    ("pruner-zero-2", "pruner-zero", False, False),
+    ("obs-code", "obs", False, False),
 ]
 
 

@@ -348,7 +348,7 @@ def test_a_slot_draws_again_until_its_proposal_is_new() -> None:
 def test_immigrants_and_children_come_in_the_share_that_is_asked() -> None:
     for immigrants, crossover in ((0.0, 1.0), (1.0, 1.0), (0.0, 0.0)):
         memory = DictMemory()
-        config = replace(CONFIG, immigrants=immigrants, crossover=crossover, evaluations=20)
+        config = replace(CONFIG, immigrants=immigrants, crossover=crossover, evaluations=40)
         search(config, memory)
         later = [fate.proposal for fate in memory.fates if fate.generation > 1]
         assert len(later) > 10

@@ -45,7 +45,6 @@ class Scripted(ToyEvaluator):
         self,
         behaviours: Mapping[str, Fingerprint | Failed] | None = None,
         identities: Mapping[str, str | Failed] | None = None,
-        distortions: Mapping[str, float] | None = None,
         *,
         blindness: Blindness = Blindness.ROW,
     ) -> None:
@@ -53,7 +52,6 @@ class Scripted(ToyEvaluator):
         self.blindness = blindness
         self._behaviours = behaviours or {}
         self._identities = identities or {}
-        self._distortions = distortions or {}
         self.probed: list[list[str]] = []
         self.hashed: list[str] = []
 
@@ -65,9 +63,6 @@ class Scripted(ToyEvaluator):
     def identity(self, expression: Expression) -> str | Failed:
         self.hashed.append(str(expression))
         return self._identities.get(str(expression), f"masks of {expression}")
-
-    def distortion(self, expression: Expression) -> float | None:
-        return self._distortions.get(str(expression))
 
 
 def numbered(*proposals: str | Expression, first: int = 0) -> list[tuple[int, Expression]]:
@@ -155,6 +150,7 @@ def test_foreign_primitives_are_no_fault() -> None:
         (Kind.PER_OUTPUT, "row_sum(abs(W))", "kept", "kept"),
         (Kind.SCALAR, "2", "varies", "varies"),
         (Kind.SCALAR, "all_mean(W)", "kept", "kept"),
+        (Kind.SCALAR, "block_angle", "kept", "kept"),  # decoder layers are compared
         (Kind.PER_INPUT, "x_norm", "kept", "kept"),
         (Kind.WEIGHT, "mul(x_norm, y_norm)", "kept", "kept"),
     ],
@@ -162,7 +158,9 @@ def test_foreign_primitives_are_no_fault() -> None:
 def test_something_must_vary_among_what_is_compared(
     root: Kind, text: str, row: str, matrix: str
 ) -> None:
-    space = dataclasses.replace(EVERYTHING, root=root)
+    space = dataclasses.replace(
+        EVERYTHING, root=root, terminals={**EVERYTHING.terminals, "block_angle": 1}
+    )
     assert judged(text, space=space) == [row]
     whole = Scripted(blindness=Blindness.MATRIX)
     assert judged(text, space=space, evaluator=whole) == [matrix]
@@ -267,11 +265,18 @@ def test_one_set_of_masks_is_measured_once() -> None:
 
 
 def test_what_distorts_too_much_is_dropped_and_what_has_no_distortion_is_not() -> None:
-    evaluator = Scripted(distortions={"W": 1.5, "g": 1.4, "abs(W)": 0.9})
+    evaluator = Scripted(
+        {
+            "W": Fingerprint("a", 1.5),
+            "g": Fingerprint("b", 1.4),
+            "abs(W)": Fingerprint("c", 0.9),
+        }
+    )
     proposals = numbered("W", "g", "abs(W)", "g_norm")
     verdicts = Sieve(EVERYTHING, evaluator, reject=1.4).judge(proposals)
     assert names(verdicts) == ["distorting", "kept", "kept", "kept"]
     assert "1.5 times" in str(verdicts[0])
+    assert evaluator.hashed == ["g", "abs(W)", "g_norm"]  # masks are dear
     assert names(Sieve(EVERYTHING, evaluator).judge(proposals)) == ["kept"] * 4
 
 
@@ -287,8 +292,8 @@ def test_rules_come_by_cost_and_the_cheapest_speaks_first() -> None:
         "same-algebra",
         "hopeless",
         "same-order",
-        "same-mask",
         "distorting",
+        "same-mask",
     ]
     evaluator = Scripted({"mul(noise, W)": FLAT, "abs(W)": FLAT})
     faulty = numbered("mul(noise, W)", "mul(noise, W)", "abs(W)", "abs(W)")
