@@ -234,7 +234,9 @@ def measured(folder: Path, seed: int, *terminals: str, limit: str | None = None)
     draw = torch.Generator().manual_seed(seed)
     blocks = torch.randint(VOCABULARY_SIZE, (2, 16), generator=draw)
     loaded = LoadedModel(tiny_model(), tiny_tokenizer(), "tiny-llama", "0" * 32, "llama")
-    found = cached_statistics(folder, loaded, blocks, terminals, lambda _: None, limit)
+    told: list[str] = []
+    found = cached_statistics(folder, loaded, blocks, terminals, told.append, limit)
+    assert not any("corrupted" in words for words in told), told
     evict(folder, size_of(limit or "1GB"))  # while statistics are held, as another seed would
     assert all(set(values) == set(terminals) for values in found.values())
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
