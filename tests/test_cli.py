@@ -461,7 +461,7 @@ def test_what_needs_no_model(
         ("[search]\nevaluatoins = 3", ["'evaluatoins'; did you mean 'evaluations'?"]),
         ("[serch]\nseed = 3", ["section 'serch'; did you mean 'search'?"]),
         ('[run]\nnmae = "x"', ["run option 'nmae'; did you mean 'name'?"]),
-        ('[evaluator]\nmodell = "x"', ["evaluator option 'modle'; did you mean 'model'?"]),
+        ('[evaluator]\nmodell = "x"', ["evaluator option 'modell'; did you mean 'model'?"]),
         ("[search\nseed = 3", ["cannot be read as TOML", "line 1"]),
         ("search = 3", ["[search] must be a table"]),
         ('[search]\nevaluations = "many"', ["evaluations must be a number, got 'many'"]),
