@@ -47,14 +47,14 @@ class SearchConfig:
     strategy: str = "evolve"
     population: int = 16
     batch: int = 32
-    first_batch: int = 96
+    first_batch: int = 64
     crossover: float = 0.4
     immigrants: float = 0.1
     tournament: int = 2
     tries: int = 8
     selection: str = "nsga2"
     reject: float = 1.4
-    promote: float = 0.1
+    promote: float = 0.3
     race: bool = True
     finalists: int = 10
     seeds: bool = False
