@@ -389,6 +389,66 @@ def prune(
 
 
 @app.command()
+def allocate(
+    model: Annotated[
+        str, typer.Argument(help="Folder or hub name of a causal language model, or 'starter'.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, *.json, for --allocation.")],
+    metric: Annotated[
+        str | None, typer.Option(help="Expression, run, or a metric's JSON file.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Hand-made metric; see `list`.")] = None,
+    sparsity: Sparsity = None,
+    group: Group = None,
+    trials: Annotated[int, typer.Option(help="Allocations to try.")] = 50,
+    calibration: Calibration = None,
+    validation: Validation = None,
+    text: ReportText = None,
+    space: Annotated[str, typer.Option(help="Space that has the baseline.")] = "importance",
+    evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
+    seed: Annotated[int, typer.Option(help="Seed of the draws and of the sampler.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    length: Length = None,
+    calibration_blocks: CalibrationBlocks = None,
+    validation_blocks: ValidationBlocks = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Tune how much of each decoder layer is dropped (Optuna), on the validation text."""
+    from autoproxy import console
+    from autoproxy.commands.allocating import AllocateOrder
+    from autoproxy.commands.allocating import allocate as tune
+    from autoproxy.commands.workspace import Workspace
+
+    order = AllocateOrder(
+        metric=metric,
+        baseline=baseline,
+        space=space,
+        evaluator=evaluator,
+        options={
+            "model": model,
+            "sparsity": sparsity,
+            "group": group,
+            "calibration": calibration,
+            "validation": validation,
+            "text": text,
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+            "length": length,
+            "calibration_blocks": calibration_blocks,
+            "validation_blocks": validation_blocks,
+        },
+        trials=trials,
+    )
+    stopped = f"stopped; nothing was written to {out}"
+    with _interruptible(stopped), console.progress(quiet=as_json) as show:
+        found = tune(Workspace(results), order, out, show)
+    _print(found, as_json, console.allocation)
+
+
+@app.command()
 def explain(
     metric: Annotated[
         str, typer.Argument(help="Expression, baseline, run, or a metric's JSON file.")

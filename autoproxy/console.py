@@ -160,6 +160,19 @@ def pruned(console: Console, found: Mapping[str, Any]) -> None:
     console.print(f"wrote {found['out']}", markup=False, highlight=False, soft_wrap=True)
 
 
+def allocation(console: Console, found: Mapping[str, Any]) -> None:
+    """Print a tuned allocation beside the uniform one."""
+    table = Table("decoder layer", "sparsity", title=f"{escape(found['formula'])}")
+    for number, share in enumerate(found["sparsities"]):
+        table.add_row(str(number), f"{share:.3f}")
+    console.print(table)
+    console.print(
+        f"KL on the search text {found['kl']:.4f} nats, uniform {found['uniform_kl']:.4f}, after "
+        f"{found['trials']} trials; a report on another text tells what it is worth"
+    )
+    console.print(f"wrote {found['out']}", markup=False, highlight=False, soft_wrap=True)
+
+
 def explanation(console: Console, found: Mapping[str, Any]) -> None:
     """Print what a metric is."""
     table = Table("", "", show_header=False)

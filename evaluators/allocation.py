@@ -1,10 +1,13 @@
 """Layer-wise allocation: how much of each decoder layer is dropped, when not the same of all."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import optuna
 import torch
 from torch import Tensor
 
@@ -23,6 +26,9 @@ OWL_SPREAD = 0.08
 
 ALPHA_SPREAD = 0.3
 """How far the ratios of decoder layers may be from 1 (AlphaPruning's epsilon)."""
+
+REACH = 0.2
+"""How far the tuned sparsity of a decoder layer may be from the mean, before balancing."""
 
 MOST = Fraction(99, 100)
 """Most that is dropped of a decoder layer: one without weights would cut the model in two."""
@@ -134,6 +140,61 @@ def balanced(wanted: Sequence[float], sizes: Sequence[int], sparsity: Fraction) 
         mean = sum(_clipped(w + middle) * n for w, n in zip(wanted, sizes, strict=True))
         low, high = (middle, high) if mean < float(sparsity) * sum(sizes) else (low, middle)
     return [Fraction(round(_clipped(w + high), 9)).limit_denominator(10**9) for w in wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What is to be given out.
+
+    Attributes:
+        sizes: Weights of each decoder layer.
+        sparsity: The mean, over weights.
+    """
+
+    sizes: Sequence[int]
+    sparsity: Fraction
+
+    def moved(self, moves: Sequence[float]) -> list[Fraction]:
+        """Return the sparsities that moves from the mean give, balanced."""
+        return balanced([float(self.sparsity) + move for move in moves], self.sizes, self.sparsity)
+
+
+def tuned(
+    divergence: Callable[[Sequence[Fraction]], float],
+    share: Share,
+    *,
+    start: Sequence[Fraction],
+    trials: int,
+    seed: int,
+    tell: Callable[[int, float], None],
+) -> tuple[list[Fraction], float, float]:
+    """Return the best sparsities of decoder layers that Optuna finds, their value, and uniform's.
+
+    Optuna's tree of Parzen estimators moves each layer by up to `REACH` from the mean; all are
+    then balanced to keep it.
+
+    Args:
+        divergence: What sparsities cost; small is good.
+        share: What is given out.
+        start: An allocation to try early.
+        trials: How many are tried, at least 2.
+        seed: Of the sampler.
+        tell: Told after each trial how many are done and the best value so far.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names = [str(number) for number in range(len(share.sizes))]
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True))
+    study.enqueue_trial(dict.fromkeys(names, 0.0))
+    moves = [min(max(float(one - share.sparsity), -REACH), REACH) for one in start]
+    study.enqueue_trial(dict(zip(names, moves, strict=True)))
+
+    def cost(trial: optuna.Trial) -> float:
+        return divergence(share.moved([trial.suggest_float(n, -REACH, REACH) for n in names]))
+
+    study.optimize(cost, n_trials=trials, callbacks=[lambda s, t: tell(t.number + 1, s.best_value)])
+    first = study.trials[0].value
+    best = share.moved([study.best_params[name] for name in names])
+    return best, study.best_value, math.nan if first is None else first
 
 
 def _clipped(share: float) -> float:

@@ -39,11 +39,14 @@ from autoproxy.language.program import Program
 from autoproxy.language.types import Kind
 from evaluators.allocation import (
     ALLOCATIONS,
+    Share,
+    allocation_json,
     alpha_pruning,
     outlier_share,
     owl,
     read_allocation,
     tail_exponent,
+    tuned,
 )
 from evaluators.behaviour import Probe, judge_orders, row_local
 from evaluators.cache import tend
@@ -363,6 +366,60 @@ class PruningEvaluator:
                 }
             if seed != self._config.seed:
                 del self._statistics[seed]
+
+    def allocate(
+        self, expression: Expression, *, trials: int, tell: Callable[[int, float], None]
+    ) -> dict[str, Any]:
+        """Tune how much of each decoder layer is dropped, on the validation text.
+
+        Args:
+            expression: Importance of root kind Weight that decides within layers.
+            trials: Allocations to try; the first are the same everywhere, and OWL's.
+            tell: Told after each trial how many are done and the least divergence so far.
+
+        Returns:
+            What `read_allocation` reads, with `kl` and `uniform_kl` (nats) and the `protocol`.
+
+        Raises:
+            ConfigError: The condition leaves nothing to give, or the importance fails.
+        """
+        pattern, seed = self._pattern, self._config.seed
+        if isinstance(pattern, NM) or self._config.mode != "oneshot" or self._group == "model":
+            raise ConfigError(
+                "an allocation is tuned for a sparsity, in mode oneshot, within groups no larger "
+                "than a decoder layer; leave --pattern, --mode and --group model away"
+            )
+        program = Program([expression])
+        self.prepare(program.terminals)
+        references = self._references
+        sizes = [sum(self._weights[n].numel() for n in names) for names in self._by_layer]
+
+        def divergence(shares: Sequence[Fraction]) -> float:
+            patterns: dict[str, Pattern] = {
+                name: Unstructured(share)
+                for names, share in zip(self._by_layer, shares, strict=True)
+                for name in names
+            }
+            masks = self._masks_by(program, patterns, seed)
+            if isinstance(masks, Failed):
+                raise ConfigError(f"{expression} decides no masks: {masks.reason}")
+            with self._applied(masks):
+                found = list(references.compare(self._loaded.model))
+            return math.fsum(c.kl for c in found) / len(found)
+
+        start = owl(self._outliers(seed), pattern.sparsity)
+        share = Share(sizes, pattern.sparsity)
+        best, kl, uniform = tuned(
+            divergence, share, start=start, trials=trials, seed=seed, tell=tell
+        )
+        return {
+            **allocation_json(best, pattern.sparsity),
+            "metric": str(expression),
+            "kl": kl,
+            "uniform_kl": uniform,
+            "trials": trials,
+            "protocol": self.protocol(),
+        }
 
     @staticmethod
     def methods() -> Mapping[str, str]:
@@ -688,6 +745,12 @@ class PruningEvaluator:
             return patterns
         if self._config.mode == "sequential":
             return self._masks_in_turn(program, patterns, seed)
+        return self._masks_by(program, patterns, seed)
+
+    def _masks_by(
+        self, program: Program, patterns: Mapping[str, Pattern], seed: int
+    ) -> Masks | Failed:
+        """Return masks made in one shot, with so many dropped of each matrix."""
         masks: Masks = {}
         for names in self._sets:
             statistics = self._statistics_for(seed, program.terminals)

@@ -58,6 +58,7 @@ ONLY_IN: Mapping[str, set[str]] = {
     "datasets": {"evaluators"},
     "numpy": {"evaluators"},
     "numba": {"evaluators"},
+    "optuna": {"evaluators"},
     "lm_eval": {"evaluators"},
     "filelock": {"autoproxy.commands"},
     "subprocess": {"autoproxy.commands", "evaluators"},

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from autoproxy.errors import ConfigError
 from evaluators.allocation import (
     MOST,
+    Share,
     allocation_json,
     alpha_pruning,
     balanced,
@@ -21,6 +22,7 @@ from evaluators.allocation import (
     owl,
     read_allocation,
     tail_exponent,
+    tuned,
 )
 
 SHARES = st.fractions(Fraction(1, 20), Fraction(19, 20), max_denominator=100)
@@ -122,3 +124,26 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_exponents_are_finite_for_hard_matrices() -> None:
     for weight in (torch.eye(5), torch.ones(4, 3), torch.diag(torch.tensor([1e-30, 1.0, 1e20]))):
         assert math.isfinite(tail_exponent(weight))
+
+
+def test_tuning_finds_what_a_plain_bowl_has_at_its_bottom_and_never_loses_to_uniform() -> None:
+    share = Share([100, 100, 200], Fraction(1, 2))
+    bottom = [0.6, 0.6, 0.4]
+    seen: list[tuple[int, float]] = []
+
+    def divergence(shares: list[Fraction]) -> float:  # type: ignore[type-arg,unused-ignore]
+        assert abs(sum(s * n for s, n in zip(shares, share.sizes, strict=True)) / 400 - 0.5) < 1e-6
+        return sum((float(s) - b) ** 2 for s, b in zip(shares, bottom, strict=True))
+
+    def tell(done: int, best: float) -> None:
+        seen.append((done, best))
+
+    start = [Fraction(1, 2)] * 3
+    arguments = {"start": start, "trials": 60, "seed": 3, "tell": tell}
+    best, value, uniform = tuned(divergence, share, **arguments)  # type: ignore[arg-type]
+    assert uniform == pytest.approx(0.03)
+    assert value < 0.25 * uniform
+    assert value == pytest.approx(divergence(best))
+    assert [done for done, _ in seen] == list(range(1, 61))
+    again = tuned(divergence, share, **arguments)  # type: ignore[arg-type]
+    assert again == (best, value, uniform)

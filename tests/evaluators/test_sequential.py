@@ -1,5 +1,6 @@
 """Sequential mode and allocations in the evaluator, against a plain loop written from the text."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from autoproxy.errors import ConfigError
-from autoproxy.evaluation import Failed
+from autoproxy.evaluation import Failed, Measured
 from autoproxy.language.parse import parse
 from evaluators.layers import prunable
 from evaluators.masks import unpack
@@ -136,3 +137,21 @@ def test_what_cannot_be_asked_for_at_once(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         made(tmp_path, **change)
+
+
+def test_a_tuned_allocation_is_measured_as_it_was_tuned(tmp_path: Path) -> None:
+    evaluator = made(tmp_path, sparsity="0.5")
+    before = state(evaluator.loaded.model)
+    found = evaluator.allocate(WANDA, trials=6, tell=lambda *_: None)
+    assert state(evaluator.loaded.model) == before
+    assert found["kl"] <= found["uniform_kl"]
+    (uniform,) = made(tmp_path, sparsity="0.5").measure([WANDA], 1.0)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    (tuned,) = made(tmp_path, sparsity="0.5", allocation=str(path)).measure([WANDA], 1.0)
+    assert isinstance(uniform, Measured)
+    assert isinstance(tuned, Measured)
+    assert uniform.value == found["uniform_kl"]
+    assert tuned.value == pytest.approx(found["kl"], rel=1e-6)
+    with pytest.raises(ConfigError, match="leave --pattern"):
+        made(tmp_path, pattern="2:4").allocate(WANDA, trials=2, tell=lambda *_: None)
