@@ -154,8 +154,14 @@ class Evaluator(Protocol):
         """Return everything that determines a value, as plain JSON types."""
         ...
 
-    def behaviour(self, expressions: Sequence[Expression]) -> Sequence[Fingerprint | Failed]:
-        """Return what each expression does on the probe, or why it is hopeless. Cheap."""
+    def behaviour(
+        self, expressions: Sequence[Expression], reject: float = math.inf
+    ) -> Sequence[Fingerprint | Failed]:
+        """Return what each expression does on the probe, or why it is hopeless. Cheap.
+
+        The probe of one whose distortion is sure to exceed `reject` may be given up; it says a
+        distortion above that all the same.
+        """
         ...
 
     def identity(self, expression: Expression) -> str | Failed:

@@ -242,37 +242,59 @@ class PruningEvaluator:
         _ = self._references, self._report_text
         self._statistics_for(self._config.seed, frozenset(names) | WANDA.terminals())
 
-    def behaviour(self, expressions: Sequence[Expression]) -> list[Fingerprint | Failed]:
+    def behaviour(
+        self, expressions: Sequence[Expression], reject: float = math.inf
+    ) -> list[Fingerprint | Failed]:
         """Return the order of each importance on sampled rows of every layer, as a digest.
 
         Formulas whose rows do not depend on one another run on the sampled rows alone; the
         others on whole layers, of which the rows are then taken. The distortion is what dropping
-        the least of the sampled rows takes from the layers' outputs, as a multiple of Wanda's.
+        the least of the sampled rows takes from the layers' outputs, as a multiple of Wanda's;
+        it can only grow from layer to layer, so a probe ends when it exceeds `reject`.
         """
-        return [judge_orders(probe, self._wanda_error) for probe in self._probe(expressions)]
+        reference = self._wanda_error
+        probes = self._probe(expressions, reject, reference)
+        return [judge_orders(probe, reference) for probe in probes]
 
     @cached_property
     def _wanda_error(self) -> float:
-        (probe,) = self._probe([WANDA])
-        return probe.error
+        (probe,) = self._probe([WANDA], math.inf, 1.0)
+        return max(probe.error, 1e-30)
 
-    def _probe(self, expressions: Sequence[Expression]) -> list[Probe]:
+    def _probe(
+        self, expressions: Sequence[Expression], reject: float, reference: float
+    ) -> list[Probe]:
+        """Return probes that saw every layer, or some until they distorted more than `reject`."""
+
+        def goes_on(probe: Probe) -> bool:
+            return probe.finite and probe.error / reference <= reject
+
         probes = [Probe() for _ in expressions]
         local = [row_local(expression) for expression in expressions]
         for wanted in (True, False):
             chosen = [i for i, is_local in enumerate(local) if is_local is wanted]
             program = Program([expressions[i] for i in chosen])
-            for names in self._probed if chosen else ():
-                samples: list[list[Tensor]] = [[] for _ in chosen]
-                for name in names:
-                    for place, sample in enumerate(self._sample(program, name, local=wanted)):
-                        samples[place].append(sample)
-                squares = self._grouped([self._sampled_squares(name) for name in names])
-                for i, parts in zip(chosen, samples, strict=True):
-                    groups = self._grouped(parts)
-                    probes[i].see(groups)
-                    probes[i].lose(groups, squares, self._pattern)
+            for names in self._probed:
+                left = [i for i in chosen if goes_on(probes[i])]
+                if len(left) < len(chosen):
+                    chosen, program = left, Program([expressions[i] for i in left])
+                if chosen:
+                    self._see(program, names, [probes[i] for i in chosen], local=wanted)
         return probes
+
+    def _see(
+        self, program: Program, names: Sequence[str], probes: Sequence[Probe], *, local: bool
+    ) -> None:
+        """Show each probe the sampled rows of its value on matrices that are compared."""
+        samples: list[list[Tensor]] = [[] for _ in probes]
+        for name in names:
+            for place, sample in enumerate(self._sample(program, name, local=local)):
+                samples[place].append(sample)
+        squares = self._grouped([self._sampled_squares(name) for name in names])
+        for probe, parts in zip(probes, samples, strict=True):
+            groups = self._grouped(parts)
+            probe.see(groups)
+            probe.lose(groups, squares, self._pattern)
 
     def _sampled_squares(self, name: str) -> Tensor:
         """Return (W_ij ||x_j||)^2 on the sampled rows of a layer."""

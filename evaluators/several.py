@@ -134,9 +134,11 @@ class SeveralEvaluator:
         for condition in self.conditions:
             condition.prepare(wanted)
 
-    def behaviour(self, expressions: Sequence[Expression]) -> list[Fingerprint | Failed]:
+    def behaviour(
+        self, expressions: Sequence[Expression], reject: float = math.inf
+    ) -> list[Fingerprint | Failed]:
         """Return the orders under all conditions as one digest; hopeless in one is hopeless."""
-        parts = [condition.behaviour(expressions) for condition in self.conditions]
+        parts = [condition.behaviour(expressions, reject) for condition in self.conditions]
         return [_joined(fingerprints) for fingerprints in zip(*parts, strict=True)]
 
     def identity(self, expression: Expression) -> str | Failed:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -165,8 +166,11 @@ class ShrinkingEvaluator(PruningEvaluator):
         """Channels are compared in each layer; heads and blocks are sums, which see magnitudes."""
         return Blindness.MATRIX if self._unit == "channels" else Blindness.NOTHING
 
-    def behaviour(self, expressions: Sequence[Expression]) -> list[Fingerprint | Failed]:
+    def behaviour(
+        self, expressions: Sequence[Expression], reject: float = math.inf
+    ) -> list[Fingerprint | Failed]:
         """Return the order that each importance gives to all units, as a digest."""
+        del reject  # there is no distortion
         probes = [Probe() for _ in expressions]
         if expressions:
             for _, values in self._ratings(expressions, self._config.seed):

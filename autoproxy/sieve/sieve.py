@@ -1,5 +1,6 @@
 """The sieve: candidates meet the rules in order of their cost, a batch at a time."""
 
+import math
 from collections.abc import Sequence
 
 from autoproxy.errors import ExpressionError
@@ -13,11 +14,11 @@ from autoproxy.sieve.structure import STRUCTURE_RULES
 from autoproxy.spaces import SearchSpace
 
 HOPELESS = Rule("hopeless", Cost.BEHAVIOUR)
-SAME_ORDER = Rule("same-order", Cost.BEHAVIOUR)
 DISTORTING = Rule("distorting", Cost.BEHAVIOUR)
+SAME_ORDER = Rule("same-order", Cost.BEHAVIOUR)
 SAME_MASK = Rule("same-mask", Cost.IDENTITY)
 
-RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, SAME_ORDER, DISTORTING, SAME_MASK)
+RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, DISTORTING, SAME_ORDER, SAME_MASK)
 
 
 class Sieve:
@@ -51,7 +52,9 @@ class Sieve:
             verdicts.append(dropped)
             if dropped is None:
                 waiting.append((len(verdicts) - 1, slot, expression))
-        probed = self._evaluator.behaviour([expression for _, _, expression in waiting])
+        probed = self._evaluator.behaviour(
+            [expression for _, _, expression in waiting], self._reject or math.inf
+        )
         for (place, slot, expression), behaviour in zip(waiting, probed, strict=True):
             verdicts[place] = self._dear(expression, slot, behaviour)
         return [verdict for verdict in verdicts if verdict is not None]
@@ -87,13 +90,13 @@ class Sieve:
     def _dear(self, expression: Expression, slot: int, behaviour: Fingerprint | Failed) -> Verdict:
         if isinstance(behaviour, Failed):
             return Dropped(HOPELESS.name, behaviour.reason)
-        first = self._context.first_slot("fingerprint", behaviour.digest, slot)
-        if first is not None:
-            return Dropped(SAME_ORDER.name, f"on real rows the same order as slot {first}")
         distortion = behaviour.distortion
         if self._reject and distortion is not None and distortion > self._reject:
             told = f"its distortion is {distortion:.3g} times that of a good metric"
             return Dropped(DISTORTING.name, told)
+        first = self._context.first_slot("fingerprint", behaviour.digest, slot)
+        if first is not None:
+            return Dropped(SAME_ORDER.name, f"on real rows the same order as slot {first}")
         identity = self._evaluator.identity(expression)
         if isinstance(identity, Failed):
             return Dropped(HOPELESS.name, identity.reason)

@@ -205,6 +205,21 @@ class EvaluatorContract:
         assert all(isinstance(b, Fingerprint) for b in together[: len(self.ALIKE)])
         assert len(set(together[: len(self.ALIKE)])) > 1
 
+    def test_a_probe_that_is_given_up_says_a_distortion_above_the_limit(
+        self, evaluator: Evaluator
+    ) -> None:
+        expressions = [parse(text) for text in (*self.ALIKE, self.BETTER, self.WORSE)]
+        whole = evaluator.behaviour(expressions)
+        for limit in (0.5, 1.0, 1.4, 3.0):
+            for full, early in zip(whole, evaluator.behaviour(expressions, limit), strict=True):
+                assert isinstance(full, Fingerprint)
+                assert isinstance(early, Fingerprint)
+                if full.distortion is None or full.distortion <= limit:
+                    assert early == full
+                else:
+                    assert early.distortion is not None
+                    assert limit < early.distortion <= full.distortion
+
     def test_finalists_meet_the_same_fresh_blocks(self, evaluator: Evaluator) -> None:
         good, bad = parse(self.BETTER), parse(self.WORSE)
         first = tuple(evaluator.confirm(good))

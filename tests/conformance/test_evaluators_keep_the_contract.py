@@ -3,6 +3,7 @@
 import functools
 import gc
 import itertools
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -264,7 +265,7 @@ class Careless(ToyEvaluator):
 class Seeding(ToyEvaluator):
     """Draws from a generator that is not its own."""
 
-    def behaviour(self, expressions: Any) -> Any:
+    def behaviour(self, expressions: Any, reject: float = math.inf) -> Any:
         torch.rand(1)
         return super().behaviour(expressions)
 
@@ -291,7 +292,7 @@ class Blinder(ToyEvaluator):
 class Batching(ToyEvaluator):
     """Lets the first formula of a batch decide for all."""
 
-    def behaviour(self, expressions: Any) -> Any:
+    def behaviour(self, expressions: Any, reject: float = math.inf) -> Any:
         found = super().behaviour(expressions)
         return [found[0] if i == 6 else f for i, f in enumerate(found)]
 

@@ -3,6 +3,7 @@
 It prunes two random matrices and measures the mean square of what their outputs lose.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Self
@@ -65,7 +66,10 @@ class ToyEvaluator:
     def protocol(self) -> dict[str, Any]:
         return {"evaluator": "toy", "seed": self._seed, "rungs": list(self.fidelities)}
 
-    def behaviour(self, expressions: Sequence[Expression]) -> list[Fingerprint | Failed]:
+    def behaviour(
+        self, expressions: Sequence[Expression], reject: float = math.inf
+    ) -> list[Fingerprint | Failed]:
+        del reject
         probes = [Probe() for _ in expressions]
         for name, inputs in self.layers.items() if expressions else ():
             for probe, value in zip(probes, Program(expressions).run(inputs), strict=True):

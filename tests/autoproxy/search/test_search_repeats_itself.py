@@ -1,6 +1,7 @@
 """The search: what decides it, what it may spend, and that replay ends where it would have."""
 
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -377,7 +378,7 @@ class Stub(ToyEvaluator):
         super().__init__()
         self.asked: list[str] = []
 
-    def behaviour(self, expressions: Any) -> Any:
+    def behaviour(self, expressions: Any, reject: float = math.inf) -> Any:
         return [Fingerprint(self.seen[str(e)][0]) for e in expressions]
 
     def identity(self, expression: Any) -> str:
