@@ -6,6 +6,7 @@ from typing import Any
 
 import sympy
 
+from autoproxy.language import fast
 from autoproxy.language import meanings as m
 from autoproxy.language.primitive import Primitive
 from autoproxy.language.types import TENSOR_KINDS, Kind, Signature, elementwise
@@ -62,6 +63,7 @@ def _reductions() -> list[Primitive]:
             latex=template.replace("{{{axis}}}", "{{" + axis + "}}").replace("{{}}", "{}"),
             cost=2,
             nonnegative=sign.get(word, "always"),
+            fast=getattr(fast, f"{prefix}_{word}", None),
         )
         for prefix, signatures, axis in prefixes
         for word, template in latex.items()
@@ -88,7 +90,9 @@ _PRIMITIVES = (
         commutative=True,
         nonnegative="operands",
     ),
-    Primitive("div", _BINARY, m.div, _divide, r"\frac{{{}}}{{{}}}", nonnegative="operands"),
+    Primitive(
+        "div", _BINARY, m.div, _divide, r"\frac{{{}}}{{{}}}", nonnegative="operands", fast=fast.div
+    ),
     Primitive(
         "maximum",
         _BINARY,
@@ -135,6 +139,7 @@ _PRIMITIVES = (
         r"\sqrt{{\left|{}\right|}}",
         nonnegative="always",
         increasing="nonnegative",
+        fast=fast.sqrt,
     ),
     Primitive(
         "log",
@@ -143,6 +148,7 @@ _PRIMITIVES = (
         lambda a: sympy.log(sympy.Max(sympy.Abs(a), _TINY)),
         r"\log\left|{}\right|",
         cost=2,
+        fast=fast.log,
     ),
     Primitive(
         "exp",
@@ -152,6 +158,7 @@ _PRIMITIVES = (
         r"e^{{{}}}",
         cost=2,
         nonnegative="always",
+        fast=fast.exp,
     ),
     Primitive(
         "tanh",
@@ -180,7 +187,15 @@ _PRIMITIVES = (
         nonnegative="operands",
         idempotent=True,
     ),
-    Primitive("pow", _POWER, m.power, _power, r"\left|{}\right|^{{{}}}", nonnegative="always"),
+    Primitive(
+        "pow",
+        _POWER,
+        m.power,
+        _power,
+        r"\left|{}\right|^{{{}}}",
+        nonnegative="always",
+        fast=fast.power,
+    ),
     *_reductions(),
     Primitive(
         "minmax",
@@ -190,6 +205,7 @@ _PRIMITIVES = (
         r"\mathrm{{minmax}}\left({}\right)",
         cost=2,
         nonnegative="always",
+        fast=fast.minmax,
     ),
     Primitive(
         "row_minmax",
@@ -199,8 +215,17 @@ _PRIMITIVES = (
         r"\mathrm{{minmax}}_j\left({}\right)",
         cost=2,
         nonnegative="always",
+        fast=fast.row_minmax,
     ),
-    Primitive("zscore", _SAME, m.zscore, _named("zscore"), r"\mathrm{{z}}\left({}\right)", cost=2),
+    Primitive(
+        "zscore",
+        _SAME,
+        m.zscore,
+        _named("zscore"),
+        r"\mathrm{{z}}\left({}\right)",
+        cost=2,
+        fast=fast.zscore,
+    ),
     Primitive(
         "row_zscore",
         _IN_ROW,
@@ -208,6 +233,7 @@ _PRIMITIVES = (
         _named("row_zscore"),
         r"\mathrm{{z}}_j\left({}\right)",
         cost=2,
+        fast=fast.row_zscore,
     ),
 )
 
