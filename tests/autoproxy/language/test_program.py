@@ -95,7 +95,7 @@ ACROSS = (
     "add(col_std(abs(W)), mul(all_std(abs(W)), zscore(abs(W))))",
     "pow(zscore(row_sum(pow(abs(W), 0.3))), 0.6)",
     "div(W, minmax(row_norm(col_sum(W) * W)))",
-    "sigmoid(row_mean(minmax(y_norm)))",
+    "sigmoid(mul(W, minmax(y_norm)))",
     "x_norm",
     "sqrt(x_norm)",
     "3",
@@ -200,6 +200,7 @@ def test_a_tile_asks_for_no_more_than_its_rows(watch: Watch) -> None:
     for rows, values in program.run_in_tiles(inputs, 1024):
         assert rows.stop - rows.start == 32
         consumed(values)
+        del values
     assert watch.calls == {"abs": 20, "sqrt": 21, "mul": 20}  # sqrt(x_norm) once
     assert watch.most <= 4 * 32 * 32 * 4
     assert watch.alive == 0
