@@ -28,9 +28,40 @@ _SAMPLE = 65_536
 """Values of a matrix that tell roughly where its threshold lies: to 0.2 % of the ranks."""
 
 
+Words = NDArray[Any]
+"""Weights seen as integers of their size, so that no bit of them is touched unasked."""
+
+_CHUNK = 2048
+"""Weights that are looked at and then written while they are in the first cache."""
+
+
 def _jit(loop: Any) -> Any:
     """Compile a loop when it is first called; without Numba it is never called."""
     return njit(nogil=True, cache=True)(loop) if AVAILABLE else loop
+
+
+def _jit_sum(loop: Any) -> Any:
+    """Compile a loop whose sum may be taken in any order."""
+    return njit(nogil=True, cache=True, fastmath={"reassoc"})(loop) if AVAILABLE else loop
+
+
+@_jit
+def all_finite(values: Floats) -> bool:
+    """Return whether no value of a contiguous array (count,) is infinite or NaN."""
+    words = values.view(np.uint32)
+    most = np.uint32(0)
+    for i in range(words.shape[0]):
+        most = max(most, np.uint32(words[i] & np.uint32(0x7FFFFFFF)))
+    return bool(most < np.uint32(0x7F800000))
+
+
+@_jit_sum
+def _size(values: Floats) -> np.float32:
+    """Return the sum of absolute values, about: it says only where to look."""
+    size = _F(0.0)
+    for i in range(values.shape[0]):
+        size += abs(values[i])
+    return size
 
 
 @_jit
@@ -109,25 +140,35 @@ def _keep_ties(values: Floats, threshold: np.float32, keep: Bytes, stay: int) ->
 
 
 @_jit
-def keep_in_rows(values: Floats, dropped: int, keep: Bytes) -> None:
+def keep_in_rows(values: Floats, dropped: int, keep: Bytes, last: Floats) -> None:
     """Drop exactly `dropped` of each row.
 
     Args:
         values: (rows, columns), contiguous, finite.
         dropped: From 1 to columns - 1.
         keep: (rows, columns), written.
+        last: Threshold, gap and size of the row before these, zeros at first; written. They say
+            where to look for the next threshold, and never change what is found.
     """
     rows, columns = values.shape
-    guess = _F(0.0)
-    for i in range(columns):
-        guess += abs(values[0, i]) / _F(columns)
-    gap = _F(guess / _F(columns))
+    guess, gap, before = last[0], last[1], last[2]
     for row in range(rows):
+        size = _size(values[row])
+        if before > _F(0.0):  # rows differ in scale more than in shape
+            scale = _F(size / before)
+            guess, gap = _F(guess * scale), _F(gap * scale)
+        else:
+            guess = _F(size / _F(columns))
+            gap = _F(guess / _F(columns))
+        if not -_BIG < guess < _BIG or not _F(0.0) <= gap < _BIG:
+            guess, gap = _F(0.0), _F(0.0)
+        before = size if size < _BIG else _F(0.0)
         threshold, count, gap = _threshold(values[row], dropped, _F(guess), _F(gap))
         guess = _F(threshold)
         _write_row(values[row], _F(threshold), keep[row])
         if count > dropped:
             _keep_ties(values[row], _F(threshold), keep[row], count - dropped)
+    last[0], last[1], last[2] = guess, gap, before
 
 
 @_jit
@@ -276,13 +317,51 @@ def keep_in_blocks(values: Floats, block: int, kept: int, keep: Bytes) -> None:
                 keep[(first + lane) * block + i] = np.uint8(1) if stays else np.uint8(0)
 
 
+@_jit
+def zero_dropped(live: Words, bits: Bytes, dense: Words, done: Bytes) -> None:
+    """Set weights whose bit is 0 to zero bits, and see that `dense` holds what was there.
+
+    `dense` is compared first and written only where it differs: from one mask to the next, that
+    is nowhere. So it can never go stale, and costs no second pass.
+
+    Args:
+        live: (count,) integers as large as the weights; written.
+        bits: (count / 8 rounded up,), first weight in the highest bit, as numpy packs.
+        dense: (count,); what `live` holds before, afterwards.
+        done: (1,); becomes 1. Nothing is written when the call is interrupted before.
+    """
+    count = live.shape[0]
+    zero, one = live.dtype.type(0), live.dtype.type(1)
+    for start in range(0, count, _CHUNK):
+        here, there = live[start : start + _CHUNK], dense[start : start + _CHUNK]
+        differs = zero
+        for i in range(here.shape[0]):
+            differs |= here[i] ^ there[i]
+        if differs != zero:
+            for i in range(here.shape[0]):
+                there[i] = here[i]
+        mask = bits[start // 8 : (start + _CHUNK) // 8]
+        whole = here.shape[0] // 8
+        for j in range(whole):
+            byte = live.dtype.type(mask[j])
+            for k in range(8):
+                here[8 * j + k] &= -((byte >> live.dtype.type(7 - k)) & one)
+        for i in range(8 * whole, here.shape[0]):
+            if (mask[i // 8] >> np.uint8(7 - i % 8)) & np.uint8(1) == np.uint8(0):
+                here[i] = zero
+    done[0] = np.uint8(1)
+
+
 def compile_all() -> float:
     """Compile every kernel now, and return the seconds that it took."""
     start = time.perf_counter()
     values = np.arange(8, dtype=np.float32).reshape(1, 8)
     keep = np.empty((1, 8), np.uint8)
-    keep_in_rows(values, 4, keep)
+    keep_in_rows(values, 4, keep, np.zeros(3, np.float32))
     keep_in_matrix(values[0], 4, keep[0])
     keep_in_fours(values[0], 2, keep[0])
     keep_in_blocks(values[0], 8, 4, keep[0])
+    all_finite(values[0])
+    for kind in (np.int16, np.int32):
+        zero_dropped(np.zeros(8, kind), keep[0, :1], np.zeros(8, kind), keep[0, :1])
     return time.perf_counter() - start

@@ -45,7 +45,6 @@ from evaluators.masks import (
     keep_masks,
     mask_hash,
     pack,
-    unpack,
 )
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Reference, block_losses, perplexity
@@ -54,6 +53,7 @@ from evaluators.source import find_source
 from evaluators.starter import starter_folder
 from evaluators.statistics import PROVIDED, Statistics, cached_statistics, noise
 from evaluators.text import Text, blocks, read_text, refuse_overlap
+from evaluators.tiles import Tiles
 from evaluators.writing import Decision, counts, finite, write_pruned
 
 VERSION = 1
@@ -72,8 +72,8 @@ class PruningEvaluator:
     text: its noise is smaller than perplexity's for the same tokens. All masks are made from
     statistics of the dense model, in one shot. The model's weights are given back bit for bit.
 
-    Memory: the model, twice its pruned weights while a mask is applied, and the statistics that
-    are asked for (a gradient is as large as the weights).
+    Memory: the model, from the first mask on a copy of its pruned weights, one matrix in
+    float32, and the statistics that are asked for (a gradient is as large as the weights).
 
     Args:
         config: What to prune, how, on which texts.
@@ -108,6 +108,8 @@ class PruningEvaluator:
         self._sets = compared(self._loaded.model, self._layers, group)
         self._statistics: dict[int, Statistics] = {}
         self._masks: OrderedDict[str, Masks] = OrderedDict()
+        self._tiles = Tiles()
+        self._spare: dict[str, Tensor] = {}  # dense copies, while no mask is applied
 
     @classmethod
     def from_options(
@@ -131,6 +133,7 @@ class PruningEvaluator:
     def __exit__(self, *_: object) -> None:
         self._statistics.clear()
         self._masks.clear()
+        self._spare.clear()
 
     @property
     def objective(self) -> Objective:
@@ -235,7 +238,7 @@ class PruningEvaluator:
             if isinstance(masks, Failed):
                 yield masks
                 continue
-            with applied(self._weights, self._unpacked(masks)):
+            with applied(self._weights, masks, self._spare):
                 found = list(references.compare(self._loaded.model, count))
             kl = math.fsum(c.kl for c in found) / count
             loss = math.fsum(c.nll for c in found) / count
@@ -251,7 +254,7 @@ class PruningEvaluator:
         masks = self._masks_of(expression)
         if isinstance(masks, Failed):
             raise ConfigError(f"{expression} cannot be confirmed: {masks.reason}")
-        with applied(self._weights, self._unpacked(masks)):
+        with applied(self._weights, masks, self._spare):
             return tuple(block_losses(self._loaded.model, self._fresh_blocks))
 
     def report(
@@ -274,7 +277,7 @@ class PruningEvaluator:
                 masks = self._make_masks(expression, seed)
                 if isinstance(masks, Failed):
                     raise ConfigError(f"{expression} cannot be reported: {masks.reason}")
-                with applied(self._weights, self._unpacked(masks)):
+                with applied(self._weights, masks, self._spare):
                     found = list(references.compare(self._loaded.model))
                 yield {
                     "seed": seed,
@@ -496,6 +499,13 @@ class PruningEvaluator:
         program = Program([expression])
         masks: Masks = {}
         for names in self._sets:
+            if len(names) == 1:
+                inputs = self._inputs(names[0], program.terminals, seed)
+                bits = self._tiles.keep_bits(program, inputs, self._pattern, self._config.group)
+                if bits is None:
+                    return Failed(f"not finite on {names[0]}")
+                masks[names[0]] = bits
+                continue
             importances: dict[str, Tensor] = {}
             for name in names:
                 (value,) = program.run(self._inputs(name, program.terminals, seed))
@@ -514,9 +524,6 @@ class PruningEvaluator:
             name: keep_mask(importance, self._pattern, self._config.group)
             for name, importance in importances.items()
         }
-
-    def _unpacked(self, masks: Masks) -> dict[str, Tensor]:
-        return {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
 
 
 def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text]:
