@@ -130,7 +130,7 @@ def on_cuda(shapes: Sequence[tuple[int, int]], rounds: int) -> dict[str, float]:
     model = [{n: v.cuda() for n, v in inputs.items()} for _ in range(LAYERS) for inputs in made]
     best: dict[str, float] = defaultdict(lambda: float("inf"))
 
-    def timed(name: str, step: Step) -> None:
+    def timed(name: str, step: Callable[[], None]) -> None:
         torch.cuda.synchronize()
         begin = time.perf_counter()
         step()
