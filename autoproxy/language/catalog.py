@@ -79,8 +79,9 @@ _PRIMITIVES = (
         r"\left({} + {}\right)",
         commutative=True,
         nonnegative="operands",
+        fast=fast.add,
     ),
-    Primitive("sub", _BINARY, m.sub, lambda a, b: a - b, r"\left({} - {}\right)"),
+    Primitive("sub", _BINARY, m.sub, lambda a, b: a - b, r"\left({} - {}\right)", fast=fast.sub),
     Primitive(
         "mul",
         _BINARY,
@@ -89,6 +90,7 @@ _PRIMITIVES = (
         r"{} \cdot {}",
         commutative=True,
         nonnegative="operands",
+        fast=fast.mul,
     ),
     Primitive(
         "div", _BINARY, m.div, _divide, r"\frac{{{}}}{{{}}}", nonnegative="operands", fast=fast.div
@@ -101,6 +103,7 @@ _PRIMITIVES = (
         r"\max\left({}, {}\right)",
         commutative=True,
         nonnegative="operands",
+        fast=fast.maximum,
     ),
     Primitive(
         "minimum",
@@ -110,8 +113,9 @@ _PRIMITIVES = (
         r"\min\left({}, {}\right)",
         commutative=True,
         nonnegative="operands",
+        fast=fast.minimum,
     ),
-    Primitive("neg", _UNARY, m.neg, lambda a: -a, r"-\left({}\right)"),
+    Primitive("neg", _UNARY, m.neg, lambda a: -a, r"-\left({}\right)", fast=fast.neg),
     Primitive(
         "abs",
         _UNARY,
@@ -121,6 +125,7 @@ _PRIMITIVES = (
         nonnegative="always",
         increasing="nonnegative",
         idempotent=True,
+        fast=fast.absolute,
     ),
     Primitive(
         "square",
@@ -130,6 +135,7 @@ _PRIMITIVES = (
         r"\left({}\right)^2",
         nonnegative="always",
         increasing="nonnegative",
+        fast=fast.square,
     ),
     Primitive(
         "sqrt",
@@ -168,6 +174,7 @@ _PRIMITIVES = (
         r"\tanh\left({}\right)",
         cost=2,
         nonnegative="operands",
+        fast=fast.tanh,
     ),
     Primitive(
         "sigmoid",
@@ -177,6 +184,7 @@ _PRIMITIVES = (
         r"\mathrm{{sigmoid}}\left({}\right)",
         cost=2,
         nonnegative="always",
+        fast=fast.sigmoid,
     ),
     Primitive(
         "sign",
@@ -186,6 +194,7 @@ _PRIMITIVES = (
         r"\mathrm{{sign}}\left({}\right)",
         nonnegative="operands",
         idempotent=True,
+        fast=fast.sign,
     ),
     Primitive(
         "pow",

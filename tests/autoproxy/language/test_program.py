@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoproxy.language import program as module
+from autoproxy.language import tiling
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
@@ -146,6 +147,7 @@ class Watch:
             for name, primitive in CATALOG.items()
         }
         monkeypatch.setattr(module, "CATALOG", watched)
+        monkeypatch.setattr(tiling, "CATALOG", watched)
 
     @property
     def alive(self) -> int:
@@ -197,12 +199,14 @@ def test_what_is_held_stays_under_the_limit_and_one_chain(watch: Watch, limit: i
 def test_a_tile_asks_for_no_more_than_its_rows(watch: Watch) -> None:
     inputs = hard_inputs(0, 640, 32)
     program = Program([parse("sqrt(abs(W)) * sqrt(x_norm)")])
-    for rows, values in program.run_in_tiles(inputs, 1024):
+    run = program.run_in_tiles(inputs, 1024)
+    for rows, values in run:
         assert rows.stop - rows.start == 32
         consumed(values)
         del values
     assert watch.calls == {"abs": 20, "sqrt": 21, "mul": 20}  # sqrt(x_norm) once
-    assert watch.most <= 4 * 32 * 32 * 4
+    assert watch.most <= 4 * 32 * 32 * 4 + 32 * 4
+    del run
     assert watch.alive == 0
 
 
