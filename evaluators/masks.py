@@ -160,29 +160,39 @@ def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
 
 
 def select(
-    values: kernels.Floats, pattern: Pattern, group: str, keep: kernels.Bytes, last: kernels.Floats
+    values: kernels.Floats, pattern: Pattern, keep: kernels.Bytes, last: kernels.Floats
 ) -> None:
-    """Write what `keep_mask` returns, as bytes, by compiled loops.
+    """Write what `keep_mask` per row or within blocks returns, as bytes, by compiled loops.
 
     Args:
-        values: (d_out, d_in), contiguous, finite.
+        values: (rows, d_in), contiguous, finite.
         pattern: How many are dropped.
-        group: `row` or `matrix`.
-        keep: (d_out, d_in); written, 1 = keep.
+        keep: (rows, d_in); written, 1 = keep.
         last: What `kernels.keep_in_rows` knows of the rows before these; (3,), zeros at first.
     """
-    flat, flat_keep = values.reshape(-1), keep.reshape(-1)
     if isinstance(pattern, NM):
+        flat, flat_keep = values.reshape(-1), keep.reshape(-1)
         if pattern.block == 4:
             kernels.keep_in_fours(flat, pattern.keep, flat_keep)
         else:
             kernels.keep_in_blocks(flat, pattern.block, pattern.keep, flat_keep)
-    elif not pattern.dropped(flat.size if group == "matrix" else values.shape[1]):
-        keep.fill(1)
-    elif group == "matrix":
-        kernels.keep_in_matrix(flat, pattern.dropped(flat.size), flat_keep)
+    elif dropped := pattern.dropped(values.shape[1]):
+        kernels.keep_in_rows(values, dropped, keep, last)
     else:
-        kernels.keep_in_rows(values, pattern.dropped(values.shape[1]), keep, last)
+        keep.fill(1)
+
+
+def bits_of_matrix(importance: Tensor, pattern: Unstructured) -> NDArray[np.uint8]:
+    """Return what `keep_mask` per matrix returns, as bits, by compiled loops.
+
+    Args:
+        importance: (d_out, d_in), float32 on a CPU, finite.
+        pattern: How many are dropped.
+    """
+    values = importance.detach().contiguous().numpy().reshape(-1)
+    if dropped := pattern.dropped(values.size):
+        return kernels.bits_of_matrix(values, dropped)
+    return pack(torch.ones(importance.shape, dtype=torch.bool))
 
 
 def keep_masks(importances: Mapping[str, Tensor], pattern: Unstructured) -> dict[str, Tensor]:
@@ -334,9 +344,11 @@ def _keep_in_columns(importance: Tensor, pattern: Unstructured, columns: int) ->
 
 def _keep_compiled(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
     """Do what `keep_mask` does by compiled loops."""
+    if isinstance(pattern, Unstructured) and group == "matrix":
+        return unpack(bits_of_matrix(importance, pattern), importance)
     values = importance.detach().contiguous().numpy()
     keep = np.empty(values.shape, np.uint8)
-    select(values, pattern, group, keep, np.zeros(3, np.float32))
+    select(values, pattern, keep, np.zeros(3, np.float32))
     return torch.from_numpy(keep.view(np.bool_))
 
 

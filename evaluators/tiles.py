@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoproxy.language.program import Program
 from evaluators import kernels
-from evaluators.masks import NM, Pattern, keep_mask, pack, select
+from evaluators.masks import NM, Pattern, bits_of_matrix, keep_mask, pack, select
 
 
 class Tiles:
@@ -52,7 +52,11 @@ class Tiles:
         if isinstance(pattern, NM) or group == "row":
             return self._row_by_row(program, inputs, pattern)
         values = self._whole(program, inputs)
-        return None if values is None else pack(keep_mask(values, pattern, group))
+        if values is None:
+            return None
+        if group == "matrix":
+            return bits_of_matrix(values, pattern)
+        return pack(keep_mask(values, pattern, group))
 
     def _row_by_row(
         self, program: Program, inputs: Mapping[str, Tensor], pattern: Pattern
@@ -65,7 +69,7 @@ class Tiles:
             if not kernels.all_finite(values.reshape(-1)):
                 return None
             keep = self._bytes(values.size).reshape(values.shape)
-            select(values, pattern, "row", keep, last)
+            select(values, pattern, keep, last)
             # A tile but the last has a multiple of 32 weights, so it ends with a byte.
             packed = np.packbits(keep)
             begin = part.start * columns // 8
