@@ -187,12 +187,17 @@ def _write_three(values: Floats, low: np.float32, high: np.float32, out: Bytes) 
 
 
 @_jit
-def _pack_twos(three: Bytes, bits: Bytes) -> None:
-    """Write bits, first value in the highest: 1 for a 2. Whole bytes only."""
-    words = three.view(np.uint64)
-    for j in range(words.shape[0]):
-        ones = (words[j] >> np.uint64(1)) & np.uint64(0x0101010101010101)
+def _pack(flags: Bytes, shift: int, bits: Bytes) -> None:
+    """Write bit number `shift` of each byte as a bit, first byte in the highest."""
+    whole = flags.shape[0] // 8
+    words = flags[: 8 * whole].view(np.uint64)
+    for j in range(whole):
+        ones = (words[j] >> np.uint64(shift)) & np.uint64(0x0101010101010101)
         bits[j] = np.uint8((ones * np.uint64(0x8040201008040201)) >> np.uint64(56))
+    if 8 * whole < flags.shape[0]:
+        bits[whole] = np.uint8(0)
+    for i in range(8 * whole, flags.shape[0]):
+        bits[whole] |= np.uint8(((flags[i] >> shift) & 1) << (7 - i % 8))
 
 
 @_jit
@@ -226,7 +231,7 @@ def _sort_out(
         three[size - 8 : size] = np.uint8(0)
         under, over = _write_three(part, low, high, three[: part.shape[0]])
         below += under
-        _pack_twos(three[:size], bits[start // 8 :])
+        _pack(three[:size], 1, bits[start // 8 :])
         if under + over < part.shape[0]:
             found = _places_of_ones(three[:size], start, places, found)
     return below, found
@@ -345,6 +350,60 @@ def keep_in_blocks(values: Floats, block: int, kept: int, keep: Bytes) -> None:
 
 
 @_jit
+def bits_of_rows(values: Floats, dropped: int, last: Floats, keep: Bytes, bits: Bytes) -> bool:
+    """Do what `keep_in_rows` does, into bits, unless a value is not finite.
+
+    Args:
+        values: (rows, columns), contiguous.
+        dropped: From 1 to columns - 1.
+        last: As in `keep_in_rows`.
+        keep: (rows * columns,) at least, written over.
+        bits: (rows * columns / 8 rounded up,) at least; written, first value in the highest bit.
+
+    Returns:
+        Whether all values are finite.
+    """
+    rows, columns = values.shape
+    here = keep[: rows * columns].reshape(rows, columns)
+    for row in range(rows):
+        if not all_finite(values[row]):
+            return False
+        keep_in_rows(values[row : row + 1], dropped, here[row : row + 1], last)
+    _pack(keep[: rows * columns], 0, bits)
+    return True
+
+
+@_jit
+def bits_of_blocks(values: Floats, block: int, kept: int, keep: Bytes, bits: Bytes) -> bool:
+    """Do what `keep_in_fours` or `keep_in_blocks` does, into bits, unless one is not finite.
+
+    Args:
+        values: (rows, columns), contiguous; `block` divides columns.
+        block: Neighbours that are compared.
+        kept: From 1 to block - 1.
+        keep: As in `bits_of_rows`.
+        bits: As in `bits_of_rows`.
+
+    Returns:
+        Whether all values are finite.
+    """
+    flat = values.reshape(-1)
+    size = flat.shape[0]
+    chunk = _CHUNK // block * block
+    for start in range(0, size, chunk):
+        part = flat[start : start + chunk]
+        here = keep[start : start + part.shape[0]]
+        if not all_finite(part):
+            return False
+        if block == 4:
+            keep_in_fours(part, kept, here)
+        else:
+            keep_in_blocks(part, block, kept, here)
+    _pack(keep[:size], 0, bits)
+    return True
+
+
+@_jit
 def zero_dropped(live: Words, bits: Bytes, dense: Words, done: Bytes) -> None:
     """Set weights whose bit is 0 to zero bits, and see that `dense` holds what was there.
 
@@ -388,7 +447,9 @@ def compile_all() -> float:
     bits_of_matrix(values[0], 4)
     keep_in_fours(values[0], 2, keep[0])
     keep_in_blocks(values[0], 8, 4, keep[0])
-    all_finite(values[0])
+    last, bits = np.zeros(3, np.float32), np.empty(1, np.uint8)
+    bits_of_rows(values, 4, last, keep[0], bits)
+    bits_of_blocks(values, 4, 2, keep[0], bits)
     for kind in (np.int16, np.int32):
         zero_dropped(np.zeros(8, kind), keep[0, :1], np.zeros(8, kind), keep[0, :1])
     return time.perf_counter() - start

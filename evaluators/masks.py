@@ -159,29 +159,6 @@ def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
     return _keep_top(importance, pattern.dropped(columns))
 
 
-def select(
-    values: kernels.Floats, pattern: Pattern, keep: kernels.Bytes, last: kernels.Floats
-) -> None:
-    """Write what `keep_mask` per row or within blocks returns, as bytes, by compiled loops.
-
-    Args:
-        values: (rows, d_in), contiguous, finite.
-        pattern: How many are dropped.
-        keep: (rows, d_in); written, 1 = keep.
-        last: What `kernels.keep_in_rows` knows of the rows before these; (3,), zeros at first.
-    """
-    if isinstance(pattern, NM):
-        flat, flat_keep = values.reshape(-1), keep.reshape(-1)
-        if pattern.block == 4:
-            kernels.keep_in_fours(flat, pattern.keep, flat_keep)
-        else:
-            kernels.keep_in_blocks(flat, pattern.block, pattern.keep, flat_keep)
-    elif dropped := pattern.dropped(values.shape[1]):
-        kernels.keep_in_rows(values, dropped, keep, last)
-    else:
-        keep.fill(1)
-
-
 def bits_of_matrix(importance: Tensor, pattern: Unstructured) -> NDArray[np.uint8]:
     """Return what `keep_mask` per matrix returns, as bits, by compiled loops.
 
@@ -348,7 +325,16 @@ def _keep_compiled(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
         return unpack(bits_of_matrix(importance, pattern), importance)
     values = importance.detach().contiguous().numpy()
     keep = np.empty(values.shape, np.uint8)
-    select(values, pattern, keep, np.zeros(3, np.float32))
+    if isinstance(pattern, NM):
+        flat, flat_keep = values.reshape(-1), keep.reshape(-1)
+        if pattern.block == 4:
+            kernels.keep_in_fours(flat, pattern.keep, flat_keep)
+        else:
+            kernels.keep_in_blocks(flat, pattern.block, pattern.keep, flat_keep)
+    elif dropped := pattern.dropped(values.shape[1]):
+        kernels.keep_in_rows(values, dropped, keep, np.zeros(3, np.float32))
+    else:
+        keep.fill(1)
     return torch.from_numpy(keep.view(np.bool_))
 
 

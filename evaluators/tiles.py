@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoproxy.language.program import Program
 from evaluators import kernels
-from evaluators.masks import NM, Pattern, bits_of_matrix, keep_mask, pack, select
+from evaluators.masks import NM, Pattern, bits_of_matrix, keep_mask, pack
 
 
 class Tiles:
@@ -66,14 +66,10 @@ class Tiles:
         last = np.zeros(3, np.float32)
         for part, (value,) in program.run_in_tiles(inputs):
             values = _as_array(value, part, columns)
-            if not kernels.all_finite(values.reshape(-1)):
-                return None
-            keep = self._bytes(values.size).reshape(values.shape)
-            select(values, pattern, keep, last)
             # A tile but the last has a multiple of 32 weights, so it ends with a byte.
-            packed = np.packbits(keep)
-            begin = part.start * columns // 8
-            bits[begin : begin + packed.size] = packed
+            here = bits[part.start * columns // 8 :]
+            if not _select(values, pattern, last, self._bytes(values.size), here):
+                return None
         return bits
 
     def _whole(self, program: Program, inputs: Mapping[str, Tensor]) -> Tensor | None:
@@ -95,6 +91,27 @@ class Tiles:
         return self._keep[:size]
 
 
+def _select(
+    values: kernels.Floats,
+    pattern: Pattern,
+    last: kernels.Floats,
+    keep: kernels.Bytes,
+    bits: kernels.Bytes,
+) -> bool:
+    """Write the bits of some rows; return whether all values are finite."""
+    if isinstance(pattern, NM):
+        return bool(kernels.bits_of_blocks(values, pattern.block, pattern.keep, keep, bits))
+    if dropped := pattern.dropped(values.shape[1]):
+        return bool(kernels.bits_of_rows(values, dropped, last, keep, bits))
+    packed = np.packbits(np.ones(values.size, np.uint8))
+    bits[: packed.size] = packed
+    return bool(kernels.all_finite(values.reshape(-1)))
+
+
 def _as_array(value: Tensor, rows: slice, columns: int) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = value.expand(rows.stop - rows.start, columns).contiguous().numpy()
+    """Return a value on some rows, which may lack rows or columns, as one contiguous array."""
+    shape = (rows.stop - rows.start, columns)
+    if value.shape != shape:
+        value = value.expand(shape)
+    array: NDArray[np.float32] = value.contiguous().numpy()
     return array
