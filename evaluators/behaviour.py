@@ -9,8 +9,7 @@ from torch import Tensor
 
 from autoproxy.evaluation import Failed, Fingerprint
 from autoproxy.language.expression import Expression
-from autoproxy.language.parse import kind_of
-from autoproxy.language.types import Kind
+from autoproxy.language.locality import looks_across
 from evaluators.masks import Pattern, keep_mask
 
 MOST_TIES = 0.9
@@ -83,12 +82,4 @@ def row_local(expression: Expression) -> bool:
     >>> row_local(parse("row_minmax(abs(W)) * zscore(x_norm)")), row_local(parse("minmax(W)"))
     (True, False)
     """
-    return not any(_looks_across(node) for node in expression.walk())
-
-
-def _looks_across(node: Expression) -> bool:
-    if node.head.startswith("col_"):
-        return True
-    if node.head.startswith("all_") or node.head in {"minmax", "zscore"}:
-        return kind_of(node.operands[0]) is not Kind.PER_INPUT
-    return False
+    return not any(looks_across(node) for node in expression.walk())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
 
 import numpy as np
 import torch
@@ -158,6 +159,19 @@ def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
     return _keep_top(importance, pattern.dropped(columns))
 
 
+def bits_of_matrix(importance: Tensor, pattern: Unstructured) -> NDArray[np.uint8]:
+    """Return what `keep_mask` per matrix returns, as bits, by compiled loops.
+
+    Args:
+        importance: (d_out, d_in), float32 on a CPU, finite.
+        pattern: How many are dropped.
+    """
+    values = importance.detach().contiguous().numpy().reshape(-1)
+    if dropped := pattern.dropped(values.size):
+        return kernels.bits_of_matrix(values, dropped)
+    return pack(torch.ones(importance.shape, dtype=torch.bool))
+
+
 def keep_masks(importances: Mapping[str, Tensor], pattern: Unstructured) -> dict[str, Tensor]:
     """Return the masks that keep the most important weights of several matrices together.
 
@@ -195,20 +209,39 @@ def unpack(bits: NDArray[np.uint8], like: Tensor) -> Tensor:
     return torch.from_numpy(flat).reshape(like.shape).to(like.device)
 
 
+Mask = Tensor | NDArray[np.uint8]
+"""A mask, or its bits as `pack` gives them."""
+
+
 @contextlib.contextmanager
-def applied(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[None]:
+def applied(
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Mask],
+    spare: dict[str, Tensor] | None = None,
+) -> Iterator[None]:
     """Zero the dropped weights during the block, then give every bit back, whatever happens.
 
     Args:
         weights: Live parameters, by layer.
         masks: Masks of the same shapes; layers without one are left alone.
+        spare: Where copies of the dense weights lie between one call and the next; taken from
+            and put back. What they hold is compared with the live weights at each call, so
+            that they are never out of date. Without it they are made anew, and go at the end.
+            Either way they are as large as the weights that have masks.
     """
-    with given_back({name: weights[name] for name in masks}):
+    spare = {} if spare is None else spare
+    lent: list[_Loan] = []
+    try:
         with torch.no_grad():
             for name, mask in masks.items():
-                # Not a product: -0.0 and infinities would leave traces.
-                weights[name].masked_fill_(~mask, 0.0)
+                lent.append(_Loan.of(weights[name], spare.pop(name, None)))
+                lent[-1].zero_dropped(mask)
         yield
+    finally:
+        with torch.no_grad():
+            for loan in lent:
+                loan.give_back()
+        spare.update(zip(masks, (loan.dense for loan in lent), strict=False))
 
 
 @contextlib.contextmanager
@@ -233,6 +266,63 @@ def given_back(weights: Mapping[str, Tensor]) -> Iterator[None]:
                 weights[name].copy_(original)
 
 
+@dataclass(frozen=True, slots=True)
+class _Loan:
+    """A weight that is masked for a while.
+
+    Attributes:
+        weight: The live one.
+        dense: Its copy, from when `done` says so.
+        done: One byte, 1 once the copy holds every bit of the weight.
+    """
+
+    weight: Tensor
+    dense: Tensor
+    done: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, weight: Tensor, spare: Tensor | None) -> Self:
+        weight = weight.detach()
+        fits = spare is not None and (
+            (spare.shape, spare.stride(), spare.dtype, spare.device)
+            == (weight.shape, weight.stride(), weight.dtype, weight.device)
+        )
+        dense = spare if spare is not None and fits else torch.empty_like(weight)
+        return cls(weight, dense, np.zeros(1, np.uint8))
+
+    def zero_dropped(self, mask: Mask) -> None:
+        if not isinstance(mask, Tensor):
+            if mask.size != -(-self.weight.numel() // 8):
+                raise ValueError(f"{mask.size} bytes of mask, {self.weight.numel()} weights")
+            if self._can_be_compiled():
+                live, dense = _words(self.weight), _words(self.dense)
+                kernels.zero_dropped(live, mask, dense, self.done)
+                return
+            mask = unpack(mask, self.weight)
+        self.dense.copy_(self.weight)
+        self.done[0] = 1
+        # Not a product: -0.0 and infinities would leave traces.
+        self.weight.masked_fill_(~mask, 0.0)
+
+    def _can_be_compiled(self) -> bool:
+        weight = self.weight
+        known = kernels.AVAILABLE and weight.element_size() in _WORDS
+        return known and weight.device.type == "cpu" and weight.is_contiguous()
+
+    def give_back(self) -> None:
+        if self.done[0]:
+            self.weight.copy_(self.dense)
+
+
+_WORDS = {2: torch.int16, 4: torch.int32}
+
+
+def _words(weight: Tensor) -> kernels.Words:
+    """Return the memory of a contiguous weight as integers of its size, in one row."""
+    words: kernels.Words = weight.view(_WORDS[weight.element_size()]).numpy().reshape(-1)
+    return words
+
+
 def _nm(pattern: str) -> NM:
     keep, _, block = pattern.partition(":")
     if not (keep.isdecimal() and block.isdecimal() and 0 < int(keep) < int(block) <= 64):
@@ -253,20 +343,20 @@ def _keep_in_columns(importance: Tensor, pattern: Unstructured, columns: int) ->
 
 def _keep_compiled(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
     """Do what `keep_mask` does by compiled loops."""
+    if isinstance(pattern, Unstructured) and group == "matrix":
+        return unpack(bits_of_matrix(importance, pattern), importance)
     values = importance.detach().contiguous().numpy()
     keep = np.empty(values.shape, np.uint8)
-    flat, flat_keep = values.reshape(-1), keep.reshape(-1)
     if isinstance(pattern, NM):
+        flat, flat_keep = values.reshape(-1), keep.reshape(-1)
         if pattern.block == 4:
             kernels.keep_in_fours(flat, pattern.keep, flat_keep)
         else:
             kernels.keep_in_blocks(flat, pattern.block, pattern.keep, flat_keep)
-    elif not pattern.dropped(flat.size if group == "matrix" else values.shape[1]):
-        keep.fill(1)
-    elif group == "matrix":
-        kernels.keep_in_matrix(flat, pattern.dropped(flat.size), flat_keep)
+    elif dropped := pattern.dropped(values.shape[1]):
+        kernels.keep_in_rows(values, dropped, keep, np.zeros(3, np.float32))
     else:
-        kernels.keep_in_rows(values, pattern.dropped(values.shape[1]), keep)
+        keep.fill(1)
     return torch.from_numpy(keep.view(np.bool_))
 
 

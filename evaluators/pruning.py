@@ -67,7 +67,6 @@ from evaluators.masks import (
     mask_hash,
     pack,
     replaced,
-    unpack,
 )
 from evaluators.methods import METHODS, Method
 from evaluators.models import LoadedModel, load_model
@@ -78,6 +77,7 @@ from evaluators.starter import SHIPPED, starter_folder
 from evaluators.statistics import FLOWING, PROVIDED, Statistics, cached_statistics, flows, noise
 from evaluators.tasks import Harness, TaskPlan, side_by_side
 from evaluators.text import Text, read_text, refuse_overlap
+from evaluators.tiles import Tiles
 from evaluators.walk import Walk
 from evaluators.writing import Decision, counts, finite, write_pruned
 
@@ -100,8 +100,8 @@ class PruningEvaluator:
     text: its noise is smaller than perplexity's for the same tokens. All masks are made from
     statistics of the dense model, in one shot. The model's weights are given back bit for bit.
 
-    Memory: the model, twice its pruned weights while a mask is applied, and the statistics that
-    are asked for (a gradient is as large as the weights).
+    Memory: the model, from the first mask on a copy of its pruned weights, one matrix in
+    float32, and the statistics that are asked for (a gradient is as large as the weights).
 
     Args:
         config: What to prune, how, on which texts.
@@ -145,6 +145,8 @@ class PruningEvaluator:
         self._outliers_of: dict[int, list[float]] = {}
         self._masks: OrderedDict[str, Masks] = OrderedDict()
         self._begun: dict[str, list[Comparison]] = {}  # by key, on the first blocks
+        self._tiles = Tiles()
+        self._spare: dict[str, Tensor] = {}  # dense copies, while no mask is applied
 
     @classmethod
     def from_options(
@@ -182,6 +184,7 @@ class PruningEvaluator:
         self._statistics.clear()
         self._masks.clear()
         self._begun.clear()
+        self._spare.clear()
 
     @property
     def conditions(self) -> "tuple[PruningEvaluator]":
@@ -776,6 +779,14 @@ class PruningEvaluator:
         masks: Masks = {}
         for names in self._sets:
             statistics = self._statistics_for(seed, program.terminals)
+            if len(names) == 1:
+                (name,) = names
+                inputs = self._inputs(name, program.terminals, statistics, seed)
+                bits = self._tiles.keep_bits(program, inputs, patterns[name], self._config.group)
+                if bits is None:
+                    return Failed(f"not finite on {name}")
+                masks[name] = bits
+                continue
             kept = self._kept(program, names, patterns, statistics, seed)
             if isinstance(kept, Failed):
                 return kept
@@ -903,8 +914,7 @@ class PruningEvaluator:
         return read_allocation(Path(self._config.allocation), len(self._by_layer), sparsity)
 
     def _applied(self, masks: Masks) -> AbstractContextManager[None]:
-        unpacked = {name: unpack(bits, self._weights[name]) for name, bits in masks.items()}
-        return applied(self._weights, unpacked)
+        return applied(self._weights, masks, self._spare)
 
 
 def _read_texts(config: PruningConfig, *roles: str) -> dict[str, Text | Documents]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import sympy
 
+from autoproxy.language import fast
 from autoproxy.language import meanings as m
 from autoproxy.language.primitive import Primitive
 from autoproxy.language.types import TENSOR_KINDS, Kind, Signature, elementwise
@@ -62,6 +63,7 @@ def _reductions() -> list[Primitive]:
             latex=template.replace("{{{axis}}}", "{{" + axis + "}}").replace("{{}}", "{}"),
             cost=2,
             nonnegative=sign.get(word, "always"),
+            fast=getattr(fast, f"{prefix}_{word}", None),
         )
         for prefix, signatures, axis in prefixes
         for word, template in latex.items()
@@ -77,8 +79,9 @@ _PRIMITIVES = (
         r"\left({} + {}\right)",
         commutative=True,
         nonnegative="operands",
+        fast=fast.add,
     ),
-    Primitive("sub", _BINARY, m.sub, lambda a, b: a - b, r"\left({} - {}\right)"),
+    Primitive("sub", _BINARY, m.sub, lambda a, b: a - b, r"\left({} - {}\right)", fast=fast.sub),
     Primitive(
         "mul",
         _BINARY,
@@ -87,8 +90,11 @@ _PRIMITIVES = (
         r"{} \cdot {}",
         commutative=True,
         nonnegative="operands",
+        fast=fast.mul,
     ),
-    Primitive("div", _BINARY, m.div, _divide, r"\frac{{{}}}{{{}}}", nonnegative="operands"),
+    Primitive(
+        "div", _BINARY, m.div, _divide, r"\frac{{{}}}{{{}}}", nonnegative="operands", fast=fast.div
+    ),
     Primitive(
         "maximum",
         _BINARY,
@@ -97,6 +103,7 @@ _PRIMITIVES = (
         r"\max\left({}, {}\right)",
         commutative=True,
         nonnegative="operands",
+        fast=fast.maximum,
     ),
     Primitive(
         "minimum",
@@ -106,8 +113,9 @@ _PRIMITIVES = (
         r"\min\left({}, {}\right)",
         commutative=True,
         nonnegative="operands",
+        fast=fast.minimum,
     ),
-    Primitive("neg", _UNARY, m.neg, lambda a: -a, r"-\left({}\right)"),
+    Primitive("neg", _UNARY, m.neg, lambda a: -a, r"-\left({}\right)", fast=fast.neg),
     Primitive(
         "abs",
         _UNARY,
@@ -117,6 +125,7 @@ _PRIMITIVES = (
         nonnegative="always",
         increasing="nonnegative",
         idempotent=True,
+        fast=fast.absolute,
     ),
     Primitive(
         "square",
@@ -126,6 +135,7 @@ _PRIMITIVES = (
         r"\left({}\right)^2",
         nonnegative="always",
         increasing="nonnegative",
+        fast=fast.square,
     ),
     Primitive(
         "sqrt",
@@ -135,6 +145,7 @@ _PRIMITIVES = (
         r"\sqrt{{\left|{}\right|}}",
         nonnegative="always",
         increasing="nonnegative",
+        fast=fast.sqrt,
     ),
     Primitive(
         "log",
@@ -143,6 +154,7 @@ _PRIMITIVES = (
         lambda a: sympy.log(sympy.Max(sympy.Abs(a), _TINY)),
         r"\log\left|{}\right|",
         cost=2,
+        fast=fast.log,
     ),
     Primitive(
         "exp",
@@ -152,6 +164,7 @@ _PRIMITIVES = (
         r"e^{{{}}}",
         cost=2,
         nonnegative="always",
+        fast=fast.exp,
     ),
     Primitive(
         "tanh",
@@ -161,6 +174,7 @@ _PRIMITIVES = (
         r"\tanh\left({}\right)",
         cost=2,
         nonnegative="operands",
+        fast=fast.tanh,
     ),
     Primitive(
         "sigmoid",
@@ -170,6 +184,7 @@ _PRIMITIVES = (
         r"\mathrm{{sigmoid}}\left({}\right)",
         cost=2,
         nonnegative="always",
+        fast=fast.sigmoid,
     ),
     Primitive(
         "sign",
@@ -179,8 +194,17 @@ _PRIMITIVES = (
         r"\mathrm{{sign}}\left({}\right)",
         nonnegative="operands",
         idempotent=True,
+        fast=fast.sign,
     ),
-    Primitive("pow", _POWER, m.power, _power, r"\left|{}\right|^{{{}}}", nonnegative="always"),
+    Primitive(
+        "pow",
+        _POWER,
+        m.power,
+        _power,
+        r"\left|{}\right|^{{{}}}",
+        nonnegative="always",
+        fast=fast.power,
+    ),
     *_reductions(),
     Primitive(
         "minmax",
@@ -190,6 +214,7 @@ _PRIMITIVES = (
         r"\mathrm{{minmax}}\left({}\right)",
         cost=2,
         nonnegative="always",
+        fast=fast.minmax,
     ),
     Primitive(
         "row_minmax",
@@ -199,8 +224,17 @@ _PRIMITIVES = (
         r"\mathrm{{minmax}}_j\left({}\right)",
         cost=2,
         nonnegative="always",
+        fast=fast.row_minmax,
     ),
-    Primitive("zscore", _SAME, m.zscore, _named("zscore"), r"\mathrm{{z}}\left({}\right)", cost=2),
+    Primitive(
+        "zscore",
+        _SAME,
+        m.zscore,
+        _named("zscore"),
+        r"\mathrm{{z}}\left({}\right)",
+        cost=2,
+        fast=fast.zscore,
+    ),
     Primitive(
         "row_zscore",
         _IN_ROW,
@@ -208,6 +242,7 @@ _PRIMITIVES = (
         _named("row_zscore"),
         r"\mathrm{{z}}_j\left({}\right)",
         cost=2,
+        fast=fast.row_zscore,
     ),
 )
 

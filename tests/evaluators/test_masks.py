@@ -253,6 +253,132 @@ def test_live_parameters_are_masked_though_they_want_gradients() -> None:
     assert parameter.tolist() == [[1.0, 1.0]]
 
 
+# --- masks as bits, and dense copies that stay ----------------------------------------------
+
+LIKES = {
+    "float32": lambda w: w,
+    "bfloat16": lambda w: w.bfloat16(),
+    "float16": lambda w: w.half(),
+    "float64": lambda w: w.double(),
+    "turned": lambda w: w.T.contiguous().T,
+    "expert": lambda w: torch.stack([w, w])[1],
+}
+
+
+def _bytes(tensor: Tensor) -> list[int]:
+    return tensor.contiguous().view(torch.uint8).reshape(-1).tolist()
+
+
+def _weight(rows: int, columns: int, seed: int = 0) -> Tensor:
+    """Return a weight with NaN, infinities, zeros of both signs and denormals among others."""
+    draw = np.random.default_rng(seed)
+    odd = draw.choice([np.nan, -np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-45], (rows, columns))
+    plain = draw.standard_normal((rows, columns))
+    return torch.from_numpy(np.where(draw.random((rows, columns)) < 0.3, odd, plain)).float()
+
+
+@pytest.mark.parametrize("kind", LIKES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 8), (33, 65), (65, 64)])
+def test_bits_mask_as_their_mask_does(kind: str, shape: tuple[int, int]) -> None:
+    weight = LIKES[kind](_weight(*shape))
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    before = _bytes(weight)
+    masked = _bytes(torch.where(mask, weight, torch.zeros((), dtype=weight.dtype)))
+    spare: dict[str, Tensor] = {}
+    for _ in range(3):
+        with applied({"a": weight}, {"a": pack(mask)}, spare):
+            assert _bytes(weight) == masked
+            assert not spare  # lent
+        assert _bytes(weight) == before
+        assert _bytes(spare["a"]) == before
+        assert spare["a"].data_ptr() != weight.data_ptr()
+
+
+def test_a_copy_is_made_once_for_all_masks() -> None:
+    weight, spare = _weight(65, 64), dict[str, Tensor]()
+    places = set()
+    for seed in range(4):
+        mask = torch.rand(65, 64, generator=torch.Generator().manual_seed(seed)) < 0.5
+        with applied({"a": weight}, {"a": pack(mask)}, spare):
+            pass
+        places.add(spare["a"].data_ptr())
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("behind", ["in place", ".data", "numpy"])
+def test_a_copy_is_never_out_of_date(behind: str) -> None:
+    """Whoever changes a weight between two masks, torch's own count of changes or not."""
+    weight, spare = torch.nn.Parameter(_weight(65, 64)), dict[str, Tensor]()
+    bits = pack(torch.zeros(65, 64, dtype=torch.bool))
+    for row in range(0, 65, 16):
+        with applied({"a": weight.detach()}, {"a": bits}, spare):
+            assert not weight.any()
+        with torch.no_grad():
+            if behind == "in place":
+                weight[row, 3] = 7.0 + row
+            elif behind == ".data":
+                weight.data[row, 3] = 7.0 + row
+            else:
+                weight.detach().numpy()[row, 3] = 7.0 + row
+        before = _bytes(weight.detach())
+        with applied({"a": weight.detach()}, {"a": bits}, spare):
+            assert not weight.any()
+        assert _bytes(weight.detach()) == before
+
+
+def test_a_copy_for_another_weight_is_not_used() -> None:
+    spare = {"a": torch.ones(2, 3)}
+    for weight in (torch.ones(3, 2), torch.ones(2, 3).half(), torch.ones(3, 2).T, torch.ones(2, 3)):
+        before = _bytes(weight)
+        with applied({"a": weight}, {"a": np.zeros(1, np.uint8)}, spare):
+            assert not weight.any()
+        assert _bytes(weight) == before
+
+
+def test_every_bit_comes_back_after_an_error_with_bits() -> None:
+    weights = {"a": _weight(33, 65), "b": _weight(9, 7)}
+    before = {name: _bytes(weight) for name, weight in weights.items()}
+    none = {name: pack(torch.zeros_like(w, dtype=torch.bool)) for name, w in weights.items()}
+    spare: dict[str, Tensor] = {}
+
+    def interrupted() -> None:
+        with applied(weights, none, spare):
+            assert not any(weight.any() for weight in weights.values())
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert {name: _bytes(weight) for name, weight in weights.items()} == before
+        assert set(spare) == {"a", "b"}
+
+
+def test_weights_come_back_when_later_bits_do_not_fit() -> None:
+    weights = {"a": _weight(3, 5), "b": torch.ones(2, 2)}
+    spare = {"b": torch.full((2, 2), 9.0)}  # nobody's: it must not get into the weight
+    before = {name: _bytes(weight) for name, weight in weights.items()}
+    masks = {"a": np.zeros(2, np.uint8), "b": np.zeros(3, np.uint8)}
+    with (
+        pytest.raises(ValueError, match="3 bytes of mask, 4 weights"),
+        applied(weights, masks, spare),
+    ):
+        pass
+    assert {name: _bytes(weight) for name, weight in weights.items()} == before
+
+
+def test_masks_of_bits_nest_over_the_same_spare_room() -> None:
+    weight, spare = _weight(4, 6), dict[str, Tensor]()
+    before = _bytes(weight)
+    left = torch.arange(24).reshape(4, 6) % 2 == 0
+    for _ in range(2):
+        with applied({"a": weight}, {"a": pack(left)}, spare):
+            between = _bytes(weight)
+            with applied({"a": weight}, {"a": pack(~left)}, spare):
+                assert not weight.any()
+            assert _bytes(weight) == between
+        assert _bytes(weight) == before
+
+
 # --- what cannot be asked --------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoproxy.language import program as module
+from autoproxy.language import tiling
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
@@ -65,6 +66,68 @@ def test_any_few_give_the_bits_of_plain_recursion(
     assert program.terminals == {name for e in batch for name in e.terminals()}
 
 
+@pytest.mark.parametrize("rows", [31, 32, 70, 101])
+@pytest.mark.parametrize("columns", [1, 33, 64])
+@pytest.mark.parametrize("tile", [1, 4000])
+def test_tiles_give_the_bits_of_the_whole(
+    one_thread: None, rows: int, columns: int, tile: int
+) -> None:
+    """Sums over outputs, min-max of all, powers (whose last bits depend on places) included."""
+    inputs = hard_inputs(rows * columns, rows, columns)
+    before = {name: value.clone() for name, value in inputs.items()}
+    batch = [*a_generation(60), *map(parse, ACROSS)]
+    recursion = Recursion(inputs)
+    program = Program(batch)
+    for _ in range(2):  # the buffer of the first run is used again
+        found = [torch.full((rows, columns), torch.nan) for _ in batch]
+        for part, values in program.run_in_tiles(inputs, tile):
+            for whole, value in zip(found, values, strict=True):
+                whole[part] = value
+        for expression, whole in zip(batch, found, strict=True):
+            expected = recursion.value(expression).expand(rows, columns)
+            assert same_bits(whole, expected.contiguous()), expression
+    assert all(same_bits(inputs[name], value) for name, value in before.items())
+
+
+ACROSS = (
+    "zscore(W)",
+    "minmax(zscore(minmax(W)))",
+    "mul(zscore(abs(W)), minmax(abs(W)))",
+    "add(col_std(abs(W)), mul(all_std(abs(W)), zscore(abs(W))))",
+    "pow(zscore(row_sum(pow(abs(W), 0.3))), 0.6)",
+    "div(W, minmax(row_norm(col_sum(W) * W)))",
+    "sigmoid(mul(W, minmax(y_norm)))",
+    "x_norm",
+    "sqrt(x_norm)",
+    "3",
+)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", [name for name, p in CATALOG.items() if p.fast])
+def test_a_fast_form_has_the_bits_of_the_meaning(name: str) -> None:
+    primitive = CATALOG[name]
+    exponents = [-4.0, -1.0, -0.5, 0.0, 0.3, 0.5, 2.0, 3.0] if name == "pow" else [None]
+    odd = torch.tensor([[torch.nan, 1.0], [torch.inf, -torch.inf]])
+    draws = [hard_inputs(seed, 40, 37)["W"] for seed in range(20)]
+    for value in (*draws, torch.rand(40, 37) + 0.1, odd, torch.zeros(3, 2)):
+        for exponent in exponents:
+            rest = () if exponent is None else (exponent,)
+            operands = (value.flip(0), value) if primitive.arity == 2 and not rest else (value,)
+            before = [operand.clone() for operand in operands]
+            assert primitive.fast is not None
+            found = primitive.fast(*operands, *rest)
+            assert same_bits(found, primitive.tensor(*operands, *rest))
+            assert all(same_bits(a, b) for a, b in zip(operands, before, strict=True))
+
+
 class Watch:
     """Primitives that count their calls and how many bytes of their results are alive.
 
@@ -78,10 +141,13 @@ class Watch:
         self.most = 0
         self._alive = 0
         watched = {
-            name: dataclasses.replace(primitive, signatures=(), tensor=self._watched(name))
+            name: dataclasses.replace(
+                primitive, signatures=(), tensor=self._watched(name), fast=None
+            )
             for name, primitive in CATALOG.items()
         }
         monkeypatch.setattr(module, "CATALOG", watched)
+        monkeypatch.setattr(tiling, "CATALOG", watched)
 
     @property
     def alive(self) -> int:
@@ -127,6 +193,20 @@ def test_what_is_held_stays_under_the_limit_and_one_chain(watch: Watch, limit: i
     chain = (1 + max(expression.depth for expression in batch)) * MATRIX_BYTES
     consumed(Program(batch, limit_bytes=limit).run(hard_inputs(0, *SIZE)))
     assert watch.most <= limit + chain
+    assert watch.alive == 0
+
+
+def test_a_tile_asks_for_no_more_than_its_rows(watch: Watch) -> None:
+    inputs = hard_inputs(0, 640, 32)
+    program = Program([parse("sqrt(abs(W)) * sqrt(x_norm)")])
+    run = program.run_in_tiles(inputs, 1024)
+    for rows, values in run:
+        assert rows.stop - rows.start == 32
+        consumed(values)
+        del values
+    assert watch.calls == {"abs": 20, "sqrt": 21, "mul": 20}  # sqrt(x_norm) once
+    assert watch.most <= 4 * 32 * 32 * 4 + 32 * 4
+    del run
     assert watch.alive == 0
 
 

@@ -1,0 +1,28 @@
+"""Which values of an expression depend on which rows of its terminals."""
+
+from autoproxy.language.expression import Expression
+from autoproxy.language.parse import kind_of
+from autoproxy.language.types import Kind
+
+_ROWLESS = (Kind.PER_INPUT, Kind.SCALAR)
+
+
+def looks_across(node: Expression) -> bool:
+    """Return whether a node itself, apart from its operands, mixes rows with one another.
+
+    Reductions over outputs or over all entries do, and min-max and z-score of what has rows.
+
+    >>> from autoproxy.language.parse import parse
+    >>> looks_across(parse("col_sum(W)")), looks_across(parse("zscore(x_norm)"))
+    (True, False)
+    """
+    if node.head.startswith("col_"):
+        return True
+    if node.head.startswith("all_") or node.head in {"minmax", "zscore"}:
+        return kind_of(node.operands[0]) is not Kind.PER_INPUT
+    return False
+
+
+def has_rows(node: Expression) -> bool:
+    """Return whether a value is a Weight or PerOutput, with one row for each output."""
+    return kind_of(node) not in _ROWLESS
