@@ -100,7 +100,7 @@ class PruningEvaluator:
     text: its noise is smaller than perplexity's for the same tokens. All masks are made from
     statistics of the dense model, in one shot. The model's weights are given back bit for bit.
 
-    Memory: the model, from the first mask on a copy of its pruned weights, one matrix in
+    Memory: the model, from the first mask on a copy of its pruned weights, two matrices in
     float32, and the statistics that are asked for (a gradient is as large as the weights).
 
     Args:
