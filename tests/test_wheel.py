@@ -98,7 +98,7 @@ def test_it_works_far_from_the_checkout(environment: Path, tmp_path: Path) -> No
     assert "search" in call(environment, tmp_path, "autoproxy", "--help")
     listed = json.loads(call(environment, tmp_path, "autoproxy", "list", "--json"))
     assert listed["spaces"] == ["blocks", "channels", "heads", "importance"]
-    assert listed["evaluators"] == ["pruning", "shrinking"]
+    assert listed["evaluators"] == ["pruning", "several", "shrinking"]
     assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
 
 

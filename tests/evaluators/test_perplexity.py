@@ -82,12 +82,14 @@ def test_a_reference_stays_dense_when_the_model_is_pruned(
     assert all(abs(c.kl) < 1e-6 for c in reference.compare(model))
 
 
-def test_a_count_takes_the_first_blocks(model: PreTrainedModel, blocks: Tensor) -> None:
+def test_a_range_takes_those_blocks(model: PreTrainedModel, blocks: Tensor) -> None:
     reference = Reference(model, blocks)
     with applied(weights_of(prunable(model)), a_mask(model)):
         every = list(reference.compare(model))
-        assert list(reference.compare(model, 2)) == every[:2]
-        assert list(itertools.islice(reference.compare(model, 1), 5)) == every[:1]
+        assert list(reference.compare(model, 0, 2)) == every[:2]
+        assert list(reference.compare(model, 1)) == every[1:]
+        assert list(reference.compare(model, 1, 2)) == every[1:2]
+        assert list(itertools.islice(reference.compare(model, stop=1), 5)) == every[:1]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 32, 33])
