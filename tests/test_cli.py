@@ -432,7 +432,7 @@ def refused(said: Said, *words: str) -> None:
         (["explain", "W" * 20_000], ["20000 characters", "10000"]),
         (["explain", "wnada"], ["unknown metric 'wnada'; did you mean 'wanda'?"]),
         (["explain", "missing.json"], ["there is no file missing.json"]),
-        (["explain", "wanda", "--space", "chanels"], ["did you mean 'channels'?"]),
+        (["explain", "wanda", "--space", "channelz"], ["did you mean 'channels'?"]),
         (["export", "wanda", "--form", "latx"], ["'latx'; did you mean 'latex'?"]),
         (["export", "wanda", "--name", "class"], ["'class' cannot name a function"]),
         (["export", "add(1, 2)"], ["reads nothing of a layer"]),
