@@ -64,8 +64,10 @@ def needs(source: Source, terminals: frozenset[str], *, dtype: str, group: str) 
         collecting += _second_moments(source.shapes)
     largest = max(d_out * d_in for d_out, d_in in source.shapes.values())
     together = _together(source.shapes, group)
-    # Weights, importances and what is between; or importances, also side by side, and masks.
-    selecting = 4 * weights * large + max(3 * 4 * largest, 9 * together)
+    # Per row and N:M a layer is worked on in tiles, and is copied if its type is converted;
+    # otherwise weights, importances and what is between, or importances side by side, and masks.
+    copies = 3 if group not in {"row", "block"} else 1
+    selecting = 4 * weights * large + max(copies * 4 * largest, 9 * together)
     retyped = min(stored, SHARD_BYTES) if len(set(source.types.values())) > 1 else 0
     return Needs(
         measuring=computed + bits + max(collecting, selecting),
