@@ -217,14 +217,16 @@ def _describe(path: Path, size: int, at: float) -> CachedFile | None:
     """Return what a file says it is; None where another process has just deleted it."""
     age = max(0.0, time.time() - at)
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:  # torch opens it a second time
             facts = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
         return CachedFile(
             path.name, size, age, facts.get("model"), facts.get("terminal"), facts.get("tokens")
         )
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError, RuntimeError) as error:
+        if not path.exists():  # torch tells of it in an error of its own
+            return None
         return CachedFile(path.name, size, age, corrupted=str(error) or type(error).__name__)
 
 

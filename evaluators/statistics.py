@@ -466,7 +466,9 @@ def _read(path: Path, layers: set[str], notice: Callable[[str], None]) -> dict[s
         found = load_file(path)
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if not path.exists():  # evicted between two openings, of which torch tells as it likes
+            return None
         notice(f"the cached statistics {path.name} are corrupted ({error}); measured anew")
         return None
     if set(found) != layers:
