@@ -7,6 +7,9 @@ import hypothesis
 import pytest
 import torch
 
+from autoproxy.cli import main
+from tests.saying import Run, Said
+
 ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)
@@ -29,3 +32,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no {folder}: models and texts are not part of the repository")
     return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call the command line in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: object) -> Said:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return Said(code, out, err)
+
+    return call

@@ -25,39 +25,10 @@ from autoproxy.language.program import Program
 from tests.autoproxy.export.drawn import arguments, inputs
 from tests.evaluators.tiny import edit_json
 from tests.runs import SEARCH, flags, outcome_of_run, rows, write_run_file
+from tests.saying import Run, refused
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "sympy", "deap", "sqlalchemy", "numpy", "scipy", "optuna")
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command line in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*words: object) -> Said:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return Said(code, out, err)
-
-    return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,18 +356,6 @@ def test_as_a_process_it_says_the_result_alone_on_standard_output(place: Place) 
 
 
 # --- what the user can mend --------------------------------------------------------------------
-
-
-def refused(said: Said, *words: str) -> None:
-    """See that a command refused with exactly one message that has these words."""
-    assert said.code == 2, said.err
-    assert said.out == ""
-    assert "Traceback" not in said.err
-    messages = re.findall(r"^(?:autoproxy|Error): ", said.err, flags=re.MULTILINE)
-    assert len(messages) == 1, said.err
-    flat = " ".join(said.err.split())
-    for word in words:
-        assert word in flat, said.err
 
 
 @pytest.mark.parametrize(

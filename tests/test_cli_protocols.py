@@ -4,50 +4,17 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
 
-from autoproxy.cli import main
 from autoproxy.commands.workspace import append_line
 from autoproxy.errors import StorageError
 from evaluators.text import DATASETS
 from tests.evaluators.corpora import marking_tokenizer, write_corpora
 from tests.evaluators.tiny import tiny_folder
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command line in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*words: object) -> Said:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return Said(code, out, err)
-
-    return call
+from tests.saying import Run, refused
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +34,6 @@ def on_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 SMALL = ("--length", 32, "--calibration-blocks", 4, "--dtype", "float32")
 DEPARTURES = {"calibration_blocks": 4, "length": 32, "dtype": "float32"}
-
-
-def refused(said: Said, *told: str) -> None:
-    assert said.code == 2, said.err
-    assert said.out == ""
-    assert "Traceback" not in said.err
-    for words in told:
-        assert words in said.err
 
 
 # --- protocols ---------------------------------------------------------------------------------

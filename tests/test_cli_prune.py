@@ -17,30 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from autoproxy.cli import main
 from autoproxy.language.parse import parse
 from evaluators.pruning import PruningEvaluator
 from evaluators.writing import read_masks
 from tests.evaluators.tiny import edit_json, tiny_folder, tiny_options
 from tests.runs import flags, write_run_file
-from tests.test_cli import Said, refused
+from tests.saying import Run, refused
 
 ROOT = Path(__file__).parents[1]
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command line in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*words: object) -> Said:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return Said(code, out, err)
-
-    return call
 
 
 @pytest.fixture(scope="module")
