@@ -1,0 +1,1 @@
+"""Architecture benchmarks: tables of architectures with a quality, and their builders."""

@@ -1,0 +1,1 @@
+"""Networks that architecture benchmarks are made of, in plain torch."""
