@@ -415,7 +415,7 @@ class PruningEvaluator:
                 "than a decoder layer; leave --pattern, --mode and --group model away"
             )
         program = Program([expression])
-        self.prepare(program.terminals)
+        self._statistics_for(seed, program.terminals | WANDA.terminals())
         references = self._references
         sizes = [sum(self._weights[n].numel() for n in names) for names in self._by_layer]
 

@@ -110,6 +110,7 @@ class ShrinkingEvaluator(PruningEvaluator):
     """
 
     _config: ShrinkingConfig
+    allocate = None  # type: ignore[assignment] # every decoder layer loses the same share
 
     def __init__(
         self,

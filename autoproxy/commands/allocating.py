@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoproxy.commands import loading
-from autoproxy.commands.metrics import asked_metric
+from autoproxy.commands.metrics import asked_metric, check_kind
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.workspace import Workspace, write_json
 from autoproxy.errors import ConfigError
@@ -49,21 +49,25 @@ def allocate(workspace: Workspace, order: AllocateOrder, out: Path, show: Show) 
     name, expression = asked_metric(
         workspace, metric=order.metric, baseline=order.baseline, space=order.space
     )
-    workspace.prepare()
     said = {word: value for word, value in order.options.items() if value is not None}
-    show(Progress("statistics"))
+    kind: loading.Tuner = loading.able(order.evaluator, "allocate", "has no allocation to tune")
+    check_kind(name, expression, kind.root_of(said))
+    workspace.prepare()
     notices: list[str] = []
     clock = Clock()
-    with loading.evaluator(
-        order.evaluator, said, cache=workspace.cache, notice=notices.append
-    ) as opened:
-        tuner: Any = opened
-        if not hasattr(tuner, "allocate"):
-            raise ConfigError(f"evaluator {order.evaluator!r} has no allocation to tune")
+
+    def note(text: str) -> None:
+        notices.append(text)
+        show(Progress("statistics", notice=text))
+
+    show(Progress("statistics"))
+    with loading.evaluator(order.evaluator, said, cache=workspace.cache, notice=note) as opened:
+        tuner: Any = opened  # that it can was seen before the model was loaded
         found: dict[str, Any] = tuner.allocate(
             expression,
             trials=order.trials,
             tell=lambda done, _: show(Progress("trials", done, order.trials, clock.seconds)),
         )
     write_json(out, found)
-    return {"out": str(out), "name": name, "formula": to_infix(expression), **found}
+    formula = to_infix(expression)
+    return {"out": str(out), "name": name, "formula": formula, **found, "notices": notices}

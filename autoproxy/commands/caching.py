@@ -24,5 +24,5 @@ def tend_cache(
         ConfigError: Both are asked, the limit is no size, or the evaluator keeps no statistics.
         StorageError: A file cannot be deleted.
     """
-    keeper = loading.cache_keeper(evaluator)
+    keeper: loading.CacheKeeper = loading.able(evaluator, "tend_cache", "keeps no statistics")
     return dict(keeper.tend_cache(workspace.cache, clear=clear, limit=limit))

@@ -110,7 +110,7 @@ def _open_tasks(order: EvaluateOrder) -> object | None:
     if order.tasks is None:
         return None
     names = [name.strip() for name in order.tasks.split(",")]
-    runner = loading.task_runner(order.evaluator)
+    runner: loading.TaskRunner = loading.able(order.evaluator, "open_tasks", "runs no tasks")
     return runner.open_tasks(names, limit=order.task_limit, shots=order.shots)
 
 

@@ -74,6 +74,14 @@ class Pruner(Protocol):
         ...
 
 
+class Tuner(Protocol):
+    """A kind of evaluator that, opened, has `allocate(expression, trials=, tell=)`."""
+
+    def root_of(self, options: Mapping[str, Any]) -> Kind:
+        """Return the kind of the formulas that `allocate` takes under some options."""
+        ...
+
+
 class TaskRunner(Protocol):
     """A kind of evaluator whose conditions have `score_tasks(expression, harness)`."""
 
@@ -129,43 +137,24 @@ def methods(name: str) -> Mapping[str, str]:
     return found
 
 
-def pruner(name: str) -> Pruner:
-    """Return the evaluator called `name`, as what writes pruned models.
+def able(name: str, method: str, unable: str) -> Any:
+    """Return the evaluator called `name`, as a kind that has a method which not every kind has.
+
+    Args:
+        name: Of the evaluator.
+        method: What it must have; None stands for nothing.
+        unable: What to say of those that have none, such as `runs no tasks`.
+
+    Returns:
+        What `Pruner`, `Tuner`, `TaskRunner` or `CacheKeeper` says; the caller says which.
 
     Raises:
-        ConfigError: There is none of that name, or it cannot.
+        ConfigError: There is no evaluator of that name, or it lacks the method.
     """
-    found: Any = plugins.load("evaluator", name)
-    if not hasattr(found, "prune"):
-        raise ConfigError(f"evaluator {name!r} cannot write pruned models; see autoproxy list")
-    made: Pruner = found
-    return made
-
-
-def task_runner(name: str) -> TaskRunner:
-    """Return the evaluator called `name`, as what runs zero-shot tasks.
-
-    Raises:
-        ConfigError: There is none of that name, or it runs none.
-    """
-    found: Any = plugins.load("evaluator", name)
-    if not hasattr(found, "open_tasks"):
-        raise ConfigError(f"evaluator {name!r} runs no tasks; see autoproxy list")
-    runner: TaskRunner = found
-    return runner
-
-
-def cache_keeper(name: str) -> CacheKeeper:
-    """Return the evaluator called `name`, as what keeps a cache of statistics.
-
-    Raises:
-        ConfigError: There is none of that name, or it keeps none.
-    """
-    found: Any = plugins.load("evaluator", name)
-    if not hasattr(found, "tend_cache"):
-        raise ConfigError(f"evaluator {name!r} keeps no statistics; see autoproxy list")
-    keeper: CacheKeeper = found
-    return keeper
+    found = plugins.load("evaluator", name)
+    if getattr(found, method, None) is None:
+        raise ConfigError(f"evaluator {name!r} {unable}; see autoproxy list")
+    return found
 
 
 def check_terminals(asked: SearchSpace, provider: Evaluator) -> None:

@@ -20,6 +20,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.simplify import simplest, simplify
 from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.types import Kind
 
 FORMS = ("py", "sympy", "latex", "infix", "json")
 
@@ -75,6 +76,33 @@ def asked_metric(
         return baseline, canonical(loading.space(space).baseline(baseline).expression)
     name, expression, _ = find_metric(workspace, metric or "", space)
     return name, expression
+
+
+def check_kind(name: str, expression: Expression, wanted: Kind) -> None:
+    """See that a metric is of the kind that pruning needs.
+
+    Args:
+        name: Of the metric, for the message.
+        expression: The metric.
+        wanted: As `root_of` of the evaluator says.
+
+    Raises:
+        ConfigError: It is of another; the message says how to get there.
+    """
+    kind = kind_of(expression)
+    if kind is not wanted:
+        told = name if name == str(expression) else f"{name} ({expression})"
+        raise ConfigError(
+            f"{told} is of kind {kind.value}, but pruning needs {_NEEDS[wanted]}, for example"
+        )
+
+
+_NEEDS = {
+    Kind.WEIGHT: "a value for each weight, of kind Weight; multiply by abs(W)",
+    Kind.PER_INPUT: "a value for each input, of kind PerInput; take col_sum(...) of it",
+    Kind.PER_OUTPUT: "a value for each output, of kind PerOutput; take row_sum(...) of it",
+    Kind.SCALAR: "one value for each matrix, of kind Scalar; take all_mean(...) of it",
+}
 
 
 def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any]:

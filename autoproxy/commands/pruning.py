@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from autoproxy.commands import loading
-from autoproxy.commands.metrics import asked_metric
+from autoproxy.commands.metrics import asked_metric, check_kind
 from autoproxy.commands.progress import Progress, Show
 from autoproxy.commands.workspace import Workspace, fresh_folder
 from autoproxy.errors import ConfigError
 from autoproxy.export.formula import to_infix
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
-from autoproxy.language.parse import kind_of
-from autoproxy.language.types import Kind
 
 RECIPE = "recipe.json"
 FORMAT = {"format": "autoproxy-recipe", "version": 1}
@@ -65,8 +63,8 @@ def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) 
     if not order.check and (order.options.get("text") or order.options.get("text_blocks")):
         raise ConfigError("--text and --text-blocks are what --check reads; add --check")
     said = {word: value for word, value in order.options.items() if value is not None}
-    pruner = loading.pruner(order.evaluator)
-    _check_kind(name, expression, pruner.root_of(said))
+    pruner: loading.Pruner = loading.able(order.evaluator, "prune", "cannot write pruned models")
+    check_kind(name, expression, pruner.root_of(said))
     notices: list[str] = []
 
     def tell(stage: str, notice: str | None) -> None:
@@ -99,23 +97,6 @@ def _known_name(name: str, expression: Expression, space: str) -> str:
     baselines = loading.space(space).baselines
     known = [one.name for one in baselines if canonical(one.expression) == expression]
     return name if name in known or not known else known[0]
-
-
-def _check_kind(name: str, expression: Expression, wanted: Kind) -> None:
-    kind = kind_of(expression)
-    if kind is not wanted:
-        told = name if name == str(expression) else f"{name} ({expression})"
-        raise ConfigError(
-            f"{told} is of kind {kind.value}, but pruning needs {_NEEDS[wanted]}, for example"
-        )
-
-
-_NEEDS = {
-    Kind.WEIGHT: "a value for each weight, of kind Weight; multiply by abs(W)",
-    Kind.PER_INPUT: "a value for each input, of kind PerInput; take col_sum(...) of it",
-    Kind.PER_OUTPUT: "a value for each output, of kind PerOutput; take row_sum(...) of it",
-    Kind.SCALAR: "one value for each matrix, of kind Scalar; take all_mean(...) of it",
-}
 
 
 def _command(
