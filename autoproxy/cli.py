@@ -91,6 +91,34 @@ CacheLimit = Annotated[
     str | None, typer.Option(help="How large the cache of statistics may grow, such as 5GB.")
 ]
 
+EVALUATOR_OPTIONS = (
+    "model",
+    "calibration",
+    "validation",
+    "text",
+    "sparsity",
+    "pattern",
+    "group",
+    "allocation",
+    "mode",
+    "condition",
+    "unit",
+    "device",
+    "dtype",
+    "length",
+    "calibration_blocks",
+    "validation_blocks",
+    "confirm_blocks",
+    "text_blocks",
+    "cache_limit",
+    "protocol",
+    "windows",
+    "calibration_join",
+    "text_join",
+    "special_tokens",
+)
+"""Parameters of the commands that go to the evaluator as they are; `seed` is not always its own."""
+
 
 @app.command()
 def search(
@@ -176,32 +204,7 @@ def search(
             "population": population,
             "seeds": seeds,
         },
-        evaluator={
-            "model": model,
-            "calibration": calibration,
-            "validation": validation,
-            "text": text,
-            "sparsity": sparsity,
-            "pattern": pattern,
-            "group": group,
-            "allocation": allocation,
-            "mode": mode,
-            "condition": condition,
-            "unit": unit,
-            "device": device,
-            "dtype": dtype,
-            "length": length,
-            "calibration_blocks": calibration_blocks,
-            "validation_blocks": validation_blocks,
-            "confirm_blocks": confirm_blocks,
-            "text_blocks": text_blocks,
-            "cache_limit": cache_limit,
-            "protocol": protocol,
-            "windows": windows,
-            "calibration_join": calibration_join,
-            "text_join": text_join,
-            "special_tokens": special_tokens,
-        },
+        evaluator=_of_evaluator(locals()),
     )
     with _interruptible(), console.progress(quiet=as_json) as show:
         summary = Session(plan, Workspace(results), show).execute()
@@ -271,29 +274,7 @@ def evaluate(
     from autoproxy.commands.evaluating import EvaluateOrder, evaluate_metric
     from autoproxy.commands.workspace import Workspace
 
-    options = {
-        "model": model,
-        "calibration": calibration,
-        "text": text,
-        "sparsity": sparsity,
-        "pattern": pattern,
-        "group": group,
-        "allocation": allocation,
-        "mode": mode,
-        "unit": unit,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "length": length,
-        "calibration_blocks": calibration_blocks,
-        "text_blocks": text_blocks,
-        "cache_limit": cache_limit,
-        "protocol": protocol,
-        "windows": windows,
-        "calibration_join": calibration_join,
-        "text_join": text_join,
-        "special_tokens": special_tokens,
-    }
+    options = {**_of_evaluator(locals()), "seed": seed}
     order = EvaluateOrder(
         metric=metric,
         baseline=baseline,
@@ -358,29 +339,7 @@ def prune(
         space=space,
         evaluator=evaluator,
         check=check,
-        options={
-            "model": model,
-            "sparsity": sparsity,
-            "pattern": pattern,
-            "group": group,
-            "allocation": allocation,
-            "mode": mode,
-            "unit": unit,
-            "calibration": calibration,
-            "text": text,
-            "seed": seed,
-            "device": device,
-            "dtype": dtype,
-            "length": length,
-            "calibration_blocks": calibration_blocks,
-            "text_blocks": text_blocks,
-            "cache_limit": cache_limit,
-            "protocol": protocol,
-            "windows": windows,
-            "calibration_join": calibration_join,
-            "text_join": text_join,
-            "special_tokens": special_tokens,
-        },
+        options={**_of_evaluator(locals()), "seed": seed},
     )
     stopped = f"stopped; nothing was written to {out}"
     with _interruptible(stopped), console.progress(quiet=as_json) as show:
@@ -426,20 +385,7 @@ def allocate(
         baseline=baseline,
         space=space,
         evaluator=evaluator,
-        options={
-            "model": model,
-            "sparsity": sparsity,
-            "group": group,
-            "calibration": calibration,
-            "validation": validation,
-            "text": text,
-            "seed": seed,
-            "device": device,
-            "dtype": dtype,
-            "length": length,
-            "calibration_blocks": calibration_blocks,
-            "validation_blocks": validation_blocks,
-        },
+        options={**_of_evaluator(locals()), "seed": seed},
         trials=trials,
     )
     stopped = f"stopped; nothing was written to {out}"
@@ -590,6 +536,11 @@ def _interruptible(told: str = "stopped; go on with: autoproxy resume") -> Itera
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _of_evaluator(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those parameters of a command, its `locals()`, that the evaluator takes."""
+    return {name: given[name] for name in EVALUATOR_OPTIONS if name in given}
 
 
 def _write(text: str) -> None:
