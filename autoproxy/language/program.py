@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression
-from autoproxy.language.tiling import TILE, Layer, rows_of_tile
+from autoproxy.language.tiling import TILE, Layer, count_uses, rows_of_tile
 
 DEFAULT_LIMIT = 2 * 1024**3
 
@@ -33,7 +33,7 @@ class Program:
         self.expressions = tuple(expressions)
         self.limit_bytes = limit_bytes
         self.terminals = frozenset().union(*(e.terminals() for e in self.expressions))
-        self._uses = _count_uses(self.expressions)
+        self._uses = count_uses(self.expressions)
         self._room = torch.empty(0)
 
     @property
@@ -131,15 +131,3 @@ class _Values:
         value = self._held.pop(node, None)
         if value is not None:
             self._bytes -= value.nbytes
-
-
-def _count_uses(expressions: Sequence[Expression]) -> Counter[Expression]:
-    """Return how often each distinct node is asked for when each is computed once."""
-    uses: Counter[Expression] = Counter()
-    pending = list(expressions)
-    while pending:
-        node = pending.pop()
-        uses[node] += 1
-        if uses[node] == 1:
-            pending.extend(node.operands)
-    return uses

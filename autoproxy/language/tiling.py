@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -178,7 +178,7 @@ class _Tape:
         self._registers: list[Tensor] = []
         self._sliced: list[tuple[int, Tensor]] = []
         self._places: dict[Expression, int] = {}
-        self._uses = _uses(wanted, layer.whole)
+        self._uses = count_uses(wanted, layer.whole)
         self._slots: dict[Expression, int] = {}
         self._free: list[int] = []
         self._count = 0
@@ -249,8 +249,15 @@ class _Tape:
         return self._slots[node]
 
 
-def _uses(wanted: Iterable[Expression], known: Mapping[Expression, Tensor]) -> Counter[Expression]:
-    """Return how often each node is used when each is computed once."""
+def count_uses(
+    wanted: Iterable[Expression], known: Container[Expression] = ()
+) -> Counter[Expression]:
+    """Return how often each distinct node is used when each is computed once.
+
+    Args:
+        wanted: The expressions whose values are asked for.
+        known: Nodes whose values are there already, so that their operands are not asked for.
+    """
     uses: Counter[Expression] = Counter()
     pending = list(wanted)
     while pending:
