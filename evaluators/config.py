@@ -83,8 +83,7 @@ class PruningConfig:
     def __post_init__(self) -> None:
         check_group(self.group)
         check_allocation(self.allocation)
-        if self.mode not in MODES:
-            raise ConfigError(unknown_name("mode", self.mode, MODES))
+        _one_of("mode", self.mode, MODES)
         self._check_together(self.condition)
         for name in ("calibration_blocks", "validation_blocks", "confirm_blocks"):
             _at_least(name, getattr(self, name), 1)
