@@ -39,18 +39,18 @@ class Probe:
         self.digest.update(places.int().cpu().numpy().tobytes())
         self.digest.update(tied.cpu().numpy().tobytes())
 
-    def lose(self, groups: Tensor, squares: Tensor, pattern: Pattern) -> None:
+    def lose(self, groups: Tensor, squares: Tensor, whole: float, pattern: Pattern) -> None:
         """Take in what is lost of a layer when the least of each group are dropped.
 
         Args:
             groups: Values, (groups, members); for N:M the members of one block each.
             squares: (W_ij ||x_j||)^2 of the same weights: the squared error that dropping one
                 makes in the layer's outputs, if inputs are not correlated.
+            whole: Their sum in float64, the same for all probes of the layer.
             pattern: How many are dropped.
         """
         if self.finite:
             kept = keep_mask(groups.contiguous(), pattern, "row")
-            whole = float(squares.sum(dtype=torch.float64))
             stays = float(squares[kept].sum(dtype=torch.float64))
             self.error += (whole - stays) / max(whole, 1e-30)
 

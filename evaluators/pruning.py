@@ -294,10 +294,11 @@ class PruningEvaluator:
             for place, sample in enumerate(self._sample(program, name, local=local)):
                 samples[place].append(sample)
         squares = self._grouped([self._sampled_squares(name) for name in names])
+        whole = float(squares.sum(dtype=torch.float64))
         for probe, parts in zip(probes, samples, strict=True):
             groups = self._grouped(parts)
             probe.see(groups)
-            probe.lose(groups, squares, self._pattern)
+            probe.lose(groups, squares, whole, self._pattern)
 
     def _sampled_squares(self, name: str) -> Tensor:
         """Return (W_ij ||x_j||)^2 on the sampled rows of a layer."""
