@@ -81,6 +81,8 @@ def partial_kendall(prediction: Vector, quality: Vector, confounder: Vector) -> 
     """Return Kendall's partial tau-b of two vectors, given a third (such as a parameter count).
 
     (t_pq - t_pc t_qc) / sqrt((1 - t_pc^2) (1 - t_qc^2)), in [-1, 1] (Kendall 1942).
+    It does not take a confounder away wholly: two normal vectors that only a third links, each as
+    much noise as signal, have a partial tau of 1/9. Strata of equal size do; see `within`.
 
     Raises:
         EvaluationError: As `kendall`, or the confounder orders one of them wholly by itself.

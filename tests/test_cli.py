@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ def test_a_run_leaves_all_that_it_promises(place: Place) -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for word in ("packages", "python", "platform", "commit", "space_hash", "config", "protocol"):
         assert word in manifest
+    assert manifest["threads"] == 1  # which may decide a last bit, and is no part of the protocol
+    assert "threads" not in manifest["protocol"]
 
 
 def test_the_same_run_file_gives_the_same_run_elsewhere(place: Place, run: Run) -> None:
@@ -184,6 +187,43 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert "is not done, so it has no winner; go on: autoproxy resume tiny-run" in said.err
     assert run("resume", "--results", tmp_path).code == 0
     assert outcome_of_run(tmp_path) == outcome_of_run(place.results)
+
+
+def test_the_time_of_a_run_is_that_of_its_whole_life(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An hour passes with every measurement; so does each before and after an interruption."""
+    from evaluators.pruning import PruningEvaluator
+
+    hours = [0]
+    made = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: made() + 3600 * hours[0])
+    measure = PruningEvaluator.measure
+
+    def slow(self: Any, expressions: Any, fidelity: float) -> Any:
+        hours[0] += 1
+        if hours[0] in (3, 25, 30):  # among the baselines, in the search, in what comes after
+            raise KeyboardInterrupt
+        return measure(self, expressions, fidelity)
+
+    def spent() -> dict[str, float]:
+        connection = sqlite3.connect(tmp_path / "ledger.sqlite")
+        found = dict(connection.execute("SELECT run, seconds FROM runs"))
+        connection.close()
+        return found
+
+    monkeypatch.setattr(PruningEvaluator, "measure", slow)
+    assert run("search", "--config", place.run_file, "--results", tmp_path).code == 130
+    for interrupted in (3, 25, 30):
+        assert hours[0] == interrupted
+        assert spent()["tiny-run"] == pytest.approx(3600 * hours[0], abs=600)
+        code = run("resume", "--results", tmp_path).code
+    assert code == 0
+    summary = json.loads((tmp_path / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    assert summary["seconds"] == pytest.approx(3600 * hours[0], abs=600)
+    found = spent()
+    assert found["tiny-run"] == pytest.approx(3600 * hours[0], abs=600)
+    assert 0 < found["tiny-run.random"] < found["tiny-run"] - 3600 * 20  # its own alone
 
 
 def test_a_bug_keeps_its_traceback_and_its_run(

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from autoproxy import plugins
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Evaluator
@@ -202,6 +204,7 @@ def manifest(asked: SearchSpace) -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
         "commit": commit,
         "dirty": dirty,
         "space": asked.name,

@@ -43,12 +43,16 @@ Show = Callable[[Progress], None]
 
 
 class Clock:
-    """Wall-clock time since it was made; recorded and shown, never decides a value."""
+    """Wall-clock time since it was made; recorded and shown, never decides a value.
 
-    def __init__(self) -> None:
-        self._start = time.monotonic()
+    Args:
+        before: Seconds that count besides, such as those of a run before it was interrupted.
+    """
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._start = time.monotonic() - before
 
     @property
     def seconds(self) -> float:
-        """Seconds since this clock was made."""
+        """Seconds since this clock was made, and before."""
         return time.monotonic() - self._start

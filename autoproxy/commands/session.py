@@ -141,7 +141,7 @@ class _Run:
         self._ledger = ledger
         self._protocol = ledger.remember_protocol(evaluator.protocol())
         self._sign = evaluator.objective.sign
-        self._clock = Clock()
+        self._clocks: dict[str, Clock] = {}  # by run: its companion has time of its own
 
     def execute(self) -> dict[str, Any]:
         """Do every stage and write what comes of it."""
@@ -150,9 +150,7 @@ class _Run:
             summary = self._stages()
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
-                self._ledger.update_run(
-                    self._name, status="interrupted", seconds=self._clock.seconds
-                )
+                self._stands(self._name, "interrupted")
             raise
         return summary
 
@@ -178,7 +176,7 @@ class _Run:
             rival=rival,
             finals=finals,
             reports=reports,
-            seconds=self._clock.seconds,
+            seconds=self._clocks[self._name].seconds,
         )
         summary = summarise(findings)
         self._finish(summary, hall, winner)
@@ -199,6 +197,12 @@ class _Run:
                 summary=None,
             )
         )
+        self._clocks[name] = Clock(self._ledger.run(name).seconds)
+
+    def _stands(self, name: str, status: str, summary: Mapping[str, Any] | None = None) -> None:
+        """Store how a run stands, and what it took in all, before any interruption included."""
+        seconds = self._clocks[name].seconds
+        self._ledger.update_run(name, status=status, seconds=seconds, summary=summary)
 
     def _measure_baselines(self) -> dict[str, tuple[Baseline, Outcome]]:
         """Measure every hand-made metric that the evaluator can, outside the budget."""
@@ -253,6 +257,7 @@ class _Run:
         loop = Search(self._space, self._evaluator, memory, plan.search, expired)
         for state in loop.run():  # noqa: B007 - the last one is the result
             show()
+            self._stands(name, "running")  # so that a run that is killed keeps its time
         return state, memory
 
     def _random_search(
@@ -269,7 +274,7 @@ class _Run:
         )
         self._begin(name, "random")
         result = self._search(name, replace(self._plan, search=config), baselines)
-        self._ledger.update_run(name, status="done", seconds=self._clock.seconds)
+        self._stands(name, "done")
         return result
 
     def _finals(self, state: SearchState) -> tuple[Individual, dict[str, tuple[float, ...]]]:
@@ -331,9 +336,7 @@ class _Run:
         write_json(folder / "manifest.json", manifest)
         write_json(folder / "summary.json", summary)
         write_metric(self._workspace, self._name, winner, summary)
-        self._ledger.update_run(
-            self._name, status="done", seconds=self._clock.seconds, summary=summary
-        )
+        self._stands(self._name, "done", summary)
         write_leaderboard(self._workspace, self._ledger)
 
 

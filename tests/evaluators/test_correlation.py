@@ -74,8 +74,8 @@ def slow_weighted(x: Sequence[float], y: Sequence[float]) -> float:
     """Vigna 2015, by the definition: the mean over ranking by (x, y) and by (y, x)."""
     found = []
     for first, second in ((x, y), (y, x)):
-        order = sorted(range(len(x)), key=lambda i: (first[i], second[i]), reverse=True)
-        rank = {i: place for place, i in enumerate(order)}
+        best = sorted(range(len(x)), key=lambda i: (first[i], second[i]), reverse=True)
+        rank = {i: place for place, i in enumerate(best)}
         sums = [0.0, 0.0, 0.0]
         for i, j in pairs(len(x)):
             weight = 1 / (rank[i] + 1) + 1 / (rank[j] + 1)
@@ -171,12 +171,13 @@ def test_partial_kendall_is_that_of_the_formula(three: list[Vector]) -> None:
     assert -1 <= c.partial_kendall(x, y, z) <= 1
 
 
-def test_what_the_confounder_explains_is_gone() -> None:
+def test_what_the_confounder_explains_is_nearly_gone() -> None:
     draw = np.random.default_rng(0)
     size = draw.normal(size=2000)
     x, y = size + draw.normal(size=2000), size + draw.normal(size=2000)
-    assert c.kendall(x, y) > 0.3
-    assert abs(c.partial_kendall(x, y, size)) < 0.1
+    assert c.kendall(x, y) == pytest.approx(1 / 3, abs=0.03)  # 2 / pi * asin(1 / 2)
+    # Both taus with the size are 2 / pi * asin(1 / sqrt 2) = 1/2, so (1/3 - 1/4) / (3/4) is left.
+    assert c.partial_kendall(x, y, size) == pytest.approx(1 / 9, abs=0.03)
     with pytest.raises(EvaluationError, match="confounder gives the order"):
         c.partial_kendall(x, size, size**3)
 
@@ -366,7 +367,7 @@ def test_a_paired_test_keeps_its_level_and_finds_what_is_there() -> None:
 
 def test_a_paired_test_is_symmetric_and_silent_about_the_same_order() -> None:
     prediction, quality = noisy(30, 0)
-    other = noisy(30, 0, 0.1)[0]
+    other = quality + np.random.default_rng(1).normal(size=30)
     assert c.paired_test(prediction, prediction**3, quality) == 1
     assert c.paired_test(prediction, other, quality) == c.paired_test(other, prediction, quality)
     alone = c.paired_test(prediction, other, quality)
@@ -374,8 +375,8 @@ def test_a_paired_test_is_symmetric_and_silent_about_the_same_order() -> None:
     # Ten copies of each row are no more evidence than one.
     tenfold = [np.repeat(v, 10) for v in (prediction, other, quality)]
     names = [str(i // 10) for i in range(300)]
-    assert c.paired_test(*tenfold) < 0.2 * alone
-    assert c.paired_test(*tenfold, names) == pytest.approx(alone, rel=0.5)
+    assert c.paired_test(*tenfold) < 0.8 * alone
+    assert c.paired_test(*tenfold, names) == pytest.approx(alone, rel=0.2)
 
 
 @given(st.lists(st.floats(0, 1), max_size=8), st.randoms(use_true_random=False))

@@ -1,0 +1,611 @@
+"""What expressions read of a whole network: tensors at each of its linear layers.
+
+The file stands alone (torch and the standard library), because exported proxies carry a copy of
+it. A *site* is one linear weight of the network: an `nn.Linear`, or GPT-2's `Conv1D`, which is
+turned to (out, in). No sites are the layer that writes the logits, a layer tied to an embedding,
+and layers inside the embedding. Modules that share a weight are one site, as is a layer that is
+called several times: their tokens follow each other.
+
+L is the sum over sequences of the mean cross-entropy of a sequence's tokens. Everything runs in
+evaluation mode, attention in its plain form, and the network is the same bits afterwards.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Batch = Tensor | Mapping[str, Tensor]
+"""Token ids (sequences, tokens), or what a transformers model takes, with `input_ids`."""
+
+IGNORED = -100
+"""Label of a token that no loss is taken at."""
+
+ATTENTION = frozenset({"attention", "self_attn", "attn"})
+MLP = frozenset({"mlp", "feed_forward", "ffn"})
+"""Names of modules that tell the role of the layers inside them."""
+
+PER_INPUT = frozenset({"x_norm", "x_mean", "x_var", "x_max"})
+PER_SITE = frozenset({"fan_in", "fan_out", "is_attention", "is_mlp", "is_first", "block_index"})
+GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
+LINEARISED = frozenset({"flow", "log_flow"})
+OF_MODEL = frozenset({"log_flow"})
+TERMINALS = frozenset(
+    {"W", "noise", "hg", "x", "dx", "heads", "y", "dy", "y_norm", "attention"}
+    | PER_INPUT | PER_SITE | GRADIENTS | LINEARISED
+)  # fmt: skip
+"""Everything that `collect` can measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How much of each site is kept.
+
+    Attributes:
+        rows: At most so many outputs of a site: of weights, outputs, and what has their shape.
+        tokens: At most so many tokens of a sequence: of inputs, outputs and attention's queries.
+        seed: Which are kept; equal sites keep equal ones. `noise` depends on it too.
+    """
+
+    rows: int | None = None
+    tokens: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The tensors of one linear weight, float32; one that it lacks is no key.
+
+    With S sequences, T tokens, d_out and d_in (after sampling): `W g g_norm g_abs hg flow noise`
+    (d_out, d_in); `x dx heads` (S, T, d_in); `y dy` (S, T, d_out); `attention` (S, heads, T
+    queries, T keys); `x_norm x_mean x_var x_max` (1, d_in); `y_norm` (d_out, 1); `fan_in fan_out
+    is_attention is_mlp is_first block_index` (1, 1).
+
+    Attributes:
+        name: Dotted name of its first module.
+        d_out: How many outputs it has before sampling; sums over kept rows scale by the ratio.
+        tokens: How many tokens a sequence has before sampling.
+        terminals: The tensors by name.
+    """
+
+    name: str
+    d_out: int
+    tokens: int
+    terminals: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was measured of a network.
+
+    Attributes:
+        sites: In order of execution.
+        model: Numbers of the whole network: `log_flow`, unless it overflows float64.
+    """
+
+    sites: tuple[Site, ...]
+    model: dict[str, float]
+
+
+def collect(
+    network: nn.Module,
+    batch: Batch,
+    wanted: Iterable[str],
+    *,
+    causal: bool | None = None,
+    sampling: Sampling | None = None,
+    device: torch.device | str | None = None,
+) -> Collected:
+    """Measure tensors of every site of a network.
+
+    One forward and backward pass gives inputs, outputs, their gradients, and every sequence's
+    weight gradient (the product of the two); `hg` needs a second pass, `flow` a third.
+
+    Args:
+        network: Called with ids for logits (sequences, tokens, vocabulary); or a transformers
+            model.
+        batch: On any device.
+        wanted: Names of `TERMINALS`.
+        causal: Whether a token predicts the next one, or itself; else `network.causal`, else True.
+        sampling: How much is kept; everything, if not given.
+        device: Where tensors are put; where the network is, if not given.
+
+    Raises:
+        ValueError: A terminal is unknown, or the batch or its logits are not of these shapes.
+
+    >>> network = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 5))
+    >>> found = collect(network, torch.tensor([[0, 1, 2]]), {"W", "g", "x"})
+    >>> [(site.name, tuple(site.terminals["x"].shape)) for site in found.sites]
+    [('1', (1, 3, 4))]
+    """
+    asked = frozenset(wanted)
+    if asked - TERMINALS:
+        unknown, known = ", ".join(sorted(asked - TERMINALS)), ", ".join(sorted(TERMINALS))
+        raise ValueError(f"no such terminals: {unknown}; known: {known}")
+    kept = sampling or Sampling()
+    model: dict[str, float] = {}
+    with undisturbed(network):
+        seen = _observe(network, batch, causal)
+        made = _places(seen, asked)
+        for site, values in zip(seen, made, strict=True):
+            values.update(_terminals(site, asked, kept))
+        weights = [site.weight for site in seen]
+        if "hg" in asked:
+            _add("hg", _hessian_products(network, batch, causal, weights), seen, made, kept)
+        if asked & LINEARISED:
+            logarithm, slopes = _flow(network, batch, weights)
+            if "log_flow" in asked and math.isfinite(logarithm):
+                model["log_flow"] = logarithm
+            if "flow" in asked and slopes:
+                _add("flow", slopes, seen, made, kept)
+    return Collected(
+        tuple(
+            Site(site.name, site.turn(site.weight).shape[0], site.tokens, _moved(values, device))
+            for site, values in zip(seen, made, strict=True)
+        ),
+        model,
+    )
+
+
+def sequence_losses(network: nn.Module, batch: Batch, causal: bool | None = None) -> Tensor:
+    """Return the mean cross-entropy of each sequence, (sequences,), of the network as it is.
+
+    Args:
+        network: As for `collect`.
+        batch: Token ids; in a mapping, `labels` (with `IGNORED`) stand for `input_ids` where given.
+        causal: As for `collect`.
+    """
+    return losses_of(logits_of(network, batch), labels_of(network, batch, causal))
+
+
+def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of each sequence, (sequences,), at least in float32."""
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"logits of {tuple(labels.shape)} ids must be (sequences, tokens, vocabulary), got "
+            f"{tuple(logits.shape)}"
+        )
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    each = functional.cross_entropy(
+        wide.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    counts = (labels != IGNORED).sum(dim=1).clamp_min(1)
+    return each.view(labels.shape).sum(dim=1) / counts
+
+
+def labels_of(network: nn.Module, batch: Batch, causal: bool | None = None) -> Tensor:
+    """Return what each token is to predict, (sequences, tokens), `IGNORED` where nothing."""
+    given = batch.get("labels", batch["input_ids"]) if isinstance(batch, Mapping) else batch
+    if given.ndim != 2:
+        raise ValueError(f"token ids must be (sequences, tokens), got {tuple(given.shape)}")
+    labels = given.to(device_of(network))
+    shifted = causal if causal is not None else bool(getattr(network, "causal", True))
+    if not shifted:
+        return labels
+    return torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], dim=1)
+
+
+def logits_of(network: nn.Module, batch: Batch) -> Tensor:
+    """Return the network's logits, (sequences, tokens, vocabulary)."""
+    args, kwargs = arguments_of(network, batch)
+    return _logits(network(*args, **kwargs))
+
+
+def _logits(output: Any) -> Tensor:
+    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        raise ValueError(  # noqa: TRY004 - the value that the network gave
+            f"the network must return logits, or an object that has them, got {type(output)}"
+        )
+    return found
+
+
+def arguments_of(network: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what the network is called with: ids alone, or what transformers expects."""
+    device = device_of(network)
+    hugging = hasattr(network, "config") and hasattr(network, "get_input_embeddings")
+    extra = {"use_cache": False} if hugging else {}
+    if isinstance(batch, Mapping):
+        given = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+        return (), given | extra
+    return ((), {"input_ids": batch.to(device)} | extra) if hugging else ((batch.to(device),), {})
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return where the network's parameters are."""
+    return next(network.parameters()).device
+
+
+def embedding_of(network: nn.Module) -> nn.Module | None:
+    """Return the module that embeds ids: transformers', `embedding`, or the first of its type."""
+    if hasattr(network, "get_input_embeddings"):
+        look: Any = network.get_input_embeddings
+        found: nn.Module = look()
+        return found
+    own = getattr(network, "embedding", None)
+    if isinstance(own, nn.Module):
+        return own
+    return next((m for m in network.modules() if isinstance(m, nn.Embedding)), None)
+
+
+def linear_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the linear layers that may be sites, by dotted name, in order of definition."""
+    embedding = embedding_of(network)
+    output: Any = getattr(network, "get_output_embeddings", None)
+    left_out = set(embedding.modules()) if embedding is not None else set()
+    if output is not None:
+        left_out.add(output())
+    tied = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, nn.Embedding) or module is embedding
+        for parameter in module.parameters()
+    }
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if (isinstance(module, nn.Linear) or is_turned(module))
+        and module not in left_out
+        and id(module.weight) not in tied
+    }
+
+
+def is_turned(module: nn.Module) -> bool:
+    """Return whether a module is linear with a weight stored as (in, out)."""
+    weight = getattr(module, "weight", None)
+    return hasattr(module, "nf") and isinstance(weight, Tensor) and weight.ndim == 2
+
+
+@contextmanager
+def undisturbed(network: nn.Module) -> Iterator[None]:
+    """Put a network into the state that it is measured in; give back the state it had.
+
+    Inside: evaluation mode, parameters frozen, gradients enabled, attention computed plainly.
+    """
+    training = [(module, module.training) for module in network.modules()]
+    frozen = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    name = "_attn_implementation_internal"
+    configs = {id(c): c for m in network.modules() if (c := getattr(m, "config", None)) is not None}
+    plain = [
+        (config, getattr(config, name)) for config in configs.values() if hasattr(config, name)
+    ]
+    try:
+        for module, _ in training:
+            module.training = False
+        for parameter, _ in frozen:
+            parameter.requires_grad_(False)
+        for config, _ in plain:
+            setattr(config, name, "eager")
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for parameter, mode in frozen:
+            parameter.requires_grad_(mode)
+        for config, implementation in plain:
+            setattr(config, name, implementation)
+
+
+@contextmanager
+def hooked(hooks: Iterable[Any]) -> Iterator[None]:
+    """Take hooks away at the end, also those made before one could not be."""
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(hook.remove)
+        yield
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What passed through one weight, a tensor a call."""
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, int]  # sequences and tokens of the batch
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    slopes: list[Tensor | None] = field(default_factory=list)
+    attention: list[Tensor] = field(default_factory=list)
+    reads_heads: bool = False
+    tokens: int = 0  # of a sequence, over all calls
+
+    @property
+    def weight(self) -> nn.Parameter:
+        return self.module.get_parameter("weight")
+
+    @property
+    def per_sequence(self) -> bool:
+        """Whether sequences can be told apart; the tokens that an expert is given are a heap."""
+        sequences, tokens = self.shape
+        return all(
+            (x.ndim > 2 and x.shape[0] == sequences)
+            or (x.ndim == 2 and x.shape[0] == sequences * tokens)
+            for x in self.inputs
+        )
+
+    @property
+    def x(self) -> Tensor:
+        return self._joined(self.inputs)
+
+    @property
+    def y(self) -> Tensor:
+        return self._joined(self.outputs)
+
+    @property
+    def dy(self) -> Tensor:
+        pairs = zip(self.slopes, self.outputs, strict=True)
+        return self._joined([torch.zeros_like(y) if slope is None else slope for slope, y in pairs])
+
+    def turn(self, like: Tensor) -> Tensor:
+        """Return what is shaped as the parameter as (out, in)."""
+        return like.T if is_turned(self.module) else like
+
+    def take(self, x: Tensor, y: Tensor) -> int:
+        """Hold copies of one call's tensors, for a network may overwrite its own."""
+        self.inputs.append(x.detach().clone())
+        self.outputs.append(y.detach().clone())
+        self.slopes.append(None)
+        return len(self.slopes) - 1
+
+    def slope(self, call: int, gradient: Tensor) -> None:
+        """Hold the gradient of the loss in the outputs of a call."""
+        self.slopes[call] = gradient.detach().clone()
+
+    def _joined(self, values: Sequence[Tensor]) -> Tensor:
+        """Return (sequences, tokens, features) of all calls."""
+        first = self.shape[0] if self.per_sequence else 1
+        shaped = [value.reshape(first, -1, value.shape[-1]) for value in values]
+        return torch.cat(shaped, dim=1).float()
+
+
+def _observe(network: nn.Module, batch: Batch, causal: bool | None) -> list[_Seen]:
+    """Run the network forward and backward; return what its weights saw, in order."""
+    labels = labels_of(network, batch, causal)
+    shape = (labels.shape[0], labels.shape[1])
+    seen: dict[int, _Seen] = {}  # by weight
+    reader: dict[str, int] = {}  # attention module: the weight that is called last in it
+    written: list[tuple[int, int, int]] = [(0, 0, 0)]  # by the last layer: weight, address, size
+
+    def hook(name: str) -> Callable[..., Tensor]:
+        def see(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
+            key = id(module.get_parameter("weight"))
+            site = seen.setdefault(key, _Seen(name, module, shape))
+            if not y.requires_grad:  # the first of its branch: parameters are frozen
+                y = y.detach().requires_grad_().clone()
+            call = site.take(args[0], y)
+            hear: Any = y.register_hook
+            hear(lambda gradient: site.slope(call, gradient))
+            reader[role_of(name, ATTENTION)] = key
+            written[0] = (key, y.data_ptr(), y.numel())
+            return y
+
+        return see
+
+    layers = linear_layers(network)
+    with hooked(module.register_forward_hook(hook(name)) for name, module in layers.items()):
+        with _probabilities(network) as attention:
+            logits = logits_of(network, batch)
+        total: Any = losses_of(logits, labels).sum()
+        total.backward()
+    for root, values in attention.items():
+        if root in reader:
+            seen[reader[root]].attention = values
+    for root in reader.keys() - {""}:
+        seen[reader[root]].reads_heads = True
+    if written[0][1:] == (logits.data_ptr(), logits.numel()):
+        seen.pop(written[0][0])
+    return list(seen.values())
+
+
+@contextmanager
+def _probabilities(network: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Gather attention probabilities, (sequences, heads, queries, keys), by attention module.
+
+    They come out of an `nn.Softmax`, or second of what an attention module returns, which is
+    how transformers' have it.
+    """
+    found: dict[str, list[Tensor]] = {}
+
+    def hook(root: str) -> Callable[..., None]:
+        def see(module: nn.Module, _: object, made: Any) -> None:
+            several = made[1] if isinstance(made, tuple) and len(made) > 1 else None
+            value = made if isinstance(module, nn.Softmax) else several
+            held = found.setdefault(root, [])
+            # A module and the one around it may return the same.
+            if isinstance(value, Tensor) and value.ndim == 4 and all(v is not value for v in held):
+                held.append(value)
+
+        return see
+
+    roots = [(role_of(name, ATTENTION), module) for name, module in network.named_modules()]
+    with hooked(module.register_forward_hook(hook(root)) for root, module in roots if root):
+        yield found
+
+
+def role_of(name: str, roles: frozenset[str]) -> str:
+    """Return the name of the outermost module around `name` that is called one of `roles`, or "".
+
+    >>> role_of("layers.0.attention.out", ATTENTION)
+    'layers.0.attention'
+    """
+    parts = name.split(".")
+    ends = (n for n, part in enumerate(parts) if part in roles)
+    return ".".join(parts[: next(ends, -1) + 1])
+
+
+def block_of(name: str) -> tuple[str, int] | None:
+    """Return the name and the number of the block around a layer: the first module in a list.
+
+    >>> block_of("layers.3.mlp.out"), block_of("head")
+    (('layers.3', 3), None)
+    """
+    parts = name.split(".")
+    place = next((n for n, part in enumerate(parts) if part.isdigit()), None)
+    return None if place is None else (".".join(parts[: place + 1]), int(parts[place]))
+
+
+def _add(
+    name: str,
+    slopes: Sequence[Tensor],
+    seen: Sequence["_Seen"],
+    made: Sequence[dict[str, Tensor]],
+    kept: Sampling,
+) -> None:
+    """Give every site its part of what the network was differentiated for."""
+    for slope, site, values in zip(slopes, seen, made, strict=True):
+        turned = site.turn(slope)
+        values[name] = turned[_chosen(len(turned), kept.rows, kept)].float()
+
+
+def _moved(values: Mapping[str, Tensor], device: torch.device | str | None) -> dict[str, Tensor]:
+    return {name: value if device is None else value.to(device) for name, value in values.items()}
+
+
+def _terminals(site: _Seen, asked: frozenset[str], kept: Sampling) -> dict[str, Tensor]:
+    """Return the wanted terminals of a site that one pass gives, and free what it held."""
+    x, y, dy = site.x, site.y, site.dy
+    site.tokens, told_apart = x.shape[1], site.per_sequence
+    site.inputs, site.outputs, site.slopes = [], [], []
+    weight = site.turn(site.weight.detach()).float()
+    sequences = site.shape[0]
+    rows, tokens = _chosen(len(weight), kept.rows, kept), _chosen(x.shape[1], kept.tokens, kept)
+    made: dict[str, Callable[[], Tensor]] = {
+        "W": weight[rows].clone,
+        "noise": lambda: _noise(site.name, weight.shape, kept.seed)[rows].to(weight.device),
+        "x": lambda: x[:, tokens],
+        "dx": lambda: dy[:, tokens] @ weight,
+        "y": lambda: y[:, tokens][..., rows],
+        "dy": lambda: dy[:, tokens][..., rows],
+        "x_norm": lambda: _wide(x).square().sum(0, keepdim=True).div(sequences).sqrt(),
+        "x_mean": lambda: _wide(x).mean(0, keepdim=True),
+        "x_var": lambda: _wide(x).var(0, correction=0, keepdim=True),
+        "x_max": lambda: x.flatten(0, 1).abs().amax(0, keepdim=True),
+        "y_norm": lambda: _wide(y[..., rows]).square().sum(0).div(sequences).sqrt()[:, None],
+    }
+    if site.reads_heads:
+        made["heads"] = made["x"]
+    if site.attention:
+        made["attention"] = lambda: torch.cat(site.attention, dim=2).detach()[:, :, tokens]
+    found = {name: make().float() for name, make in made.items() if name in asked}
+    return found | _gradients(x, dy[..., rows], asked, per_sequence=told_apart)
+
+
+def _gradients(
+    x: Tensor, dy: Tensor, asked: frozenset[str], *, per_sequence: bool
+) -> dict[str, Tensor]:
+    """Sum each sequence's gradient of the weight, its square and its magnitude over sequences.
+
+    Those of the latter two that would need sequences which cannot be told apart are left out.
+    """
+    wanted = asked & (GRADIENTS if per_sequence else frozenset({"g"}))
+    sums = {name: x.new_zeros(dy.shape[-1], x.shape[-1]) for name in sorted(wanted)}
+    for inputs, slopes in zip(x, dy, strict=True) if wanted else ():
+        gradient = slopes.T @ inputs
+        if "g" in wanted:
+            sums["g"] += gradient
+        if "g_norm" in wanted:
+            sums["g_norm"] += gradient.square()
+        if "g_abs" in wanted:
+            sums["g_abs"] += gradient.abs()
+    if "g_norm" in wanted:
+        sums["g_norm"].sqrt_()
+    return sums
+
+
+def _wide(value: Tensor) -> Tensor:
+    """Return (all tokens, features) in float64."""
+    return value.flatten(0, 1).double()
+
+
+def _chosen(size: int, most: int | None, kept: Sampling) -> Tensor | slice:
+    """Return which of `size` places are kept, in order."""
+    if most is None or most >= size:
+        return slice(None)
+    draw = torch.Generator().manual_seed(kept.seed)
+    return torch.randperm(size, generator=draw)[:most].sort().values
+
+
+def _noise(name: str, shape: torch.Size, seed: int) -> Tensor:
+    """Return uniform noise in [0, 1) that belongs to a layer and a seed."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    draw = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.rand(shape, generator=draw)
+
+
+def _places(seen: Sequence[_Seen], asked: frozenset[str]) -> list[dict[str, Tensor]]:
+    """Return what tells of each site where it is; outside of blocks there is no number."""
+    begun: set[str] = set()
+    made = []
+    for site in seen:
+        d_out, d_in = site.turn(site.weight).shape
+        block = block_of(site.name)
+        values = {
+            "fan_in": d_in,
+            "fan_out": d_out,
+            "is_attention": bool(role_of(site.name, ATTENTION)),
+            "is_mlp": bool(role_of(site.name, MLP)),
+            "is_first": block is not None and block[0] not in begun,
+        }
+        if block is not None:
+            begun.add(block[0])
+            values["block_index"] = block[1]
+        place = site.weight.device
+        made.append(
+            {n: torch.tensor([[float(v)]], device=place) for n, v in values.items() if n in asked}
+        )
+    return made
+
+
+def _hessian_products(
+    network: nn.Module, batch: Batch, causal: bool | None, weights: Sequence[nn.Parameter]
+) -> list[Tensor]:
+    """Return H g of the summed loss, where g = dL/dW of all weights together and H = d2L/dW2.
+
+    That is the gradient of <g, stopgrad(g)>. Source: Wang et al. 2020, arXiv:2002.07376.
+    """
+    for weight in weights:
+        weight.requires_grad_(True)
+    loss = sequence_losses(network, batch, causal).sum()
+    slopes = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+    product = torch.stack([(slope * slope.detach()).sum() for slope in slopes]).sum()
+    found = torch.autograd.grad(product, weights, materialize_grads=True)
+    for weight in weights:
+        weight.requires_grad_(False)
+    return list(found)
+
+
+def _flow(
+    network: nn.Module, batch: Batch, weights: Sequence[nn.Parameter]
+) -> tuple[float, list[Tensor]]:
+    """Return log R and (dR/dW) / R of the linearised network, computed in float64.
+
+    R is the sum of the logits of one sequence whose embedded tokens are all ones, with every
+    parameter made positive and every norm left out; activations stay. log R is not finite where
+    R overflows. Source: Tanaka et al. 2020, arXiv:2006.05467.
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    state = {n: p.detach().double().abs() for n, p in network.named_parameters()}
+    state |= {n: b.double() for n, b in network.named_buffers() if b.is_floating_point()}
+    watched = [state[names[id(weight)]].requires_grad_() for weight in weights]
+    ids = batch["input_ids"] if isinstance(batch, Mapping) else batch
+    args, kwargs = arguments_of(network, ids[:1])
+    embedding = embedding_of(network)
+    norms = [m for m in network.modules() if type(m).__name__.endswith("Norm")]
+    hooks = [norm.register_forward_hook(lambda _, given, __: given[0]) for norm in norms]
+    if embedding is not None:
+        hooks.append(embedding.register_forward_hook(lambda _, __, made: torch.ones_like(made)))
+    with hooked(hooks):
+        output = torch.func.functional_call(network, state, args, kwargs)
+        logarithm = _logits(output).sum().log()
+        slopes = torch.autograd.grad(logarithm, watched, materialize_grads=True)
+    if not all(bool(value.isfinite().all()) for value in (logarithm.detach(), *slopes)):
+        return math.nan, []
+    return float(logarithm.detach()), list(slopes)
