@@ -87,6 +87,28 @@ SpecialTokens = Annotated[
     ),
 ]
 
+Benchmark = Annotated[
+    str | None,
+    typer.Option(help="Networks to order: starter, flexibert, gpt2-lts or llama-subnets."),
+]
+BenchmarkTable = Annotated[
+    str | None, typer.Option("--table", help="File of the benchmark's table.")
+]
+Declared = Annotated[
+    bool | None,
+    typer.Option(
+        "--declared/--as-trained",
+        help="FlexiBERT's networks as their table declares them, or as they were trained.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="First so many networks of the table alone.")]
+Sequences = Annotated[int | None, typer.Option(help="Sequences that statistics are taken on.")]
+Tokens = Annotated[int | None, typer.Option(help="Tokens of each such sequence.")]
+Rows = Annotated[int | None, typer.Option(help="Outputs of a layer kept at most; 0 for all.")]
+Draw = Annotated[int | None, typer.Option(help="Seed of initial weights and of the batch.")]
+Control = Annotated[
+    str | None, typer.Option(help="'noise': every tensor replaced by noise of its shape.")
+]
 CacheLimit = Annotated[
     str | None, typer.Option(help="How large the cache of statistics may grow, such as 5GB.")
 ]
@@ -116,6 +138,18 @@ EVALUATOR_OPTIONS = (
     "calibration_join",
     "text_join",
     "special_tokens",
+    "benchmark",
+    "table",
+    "declared",
+    "objective",
+    "labels",
+    "validation_labels",
+    "limit",
+    "sequences",
+    "tokens",
+    "rows",
+    "draw",
+    "control",
 )
 """Parameters of the commands that go to the evaluator as they are; `seed` is not always its own."""
 
@@ -177,6 +211,23 @@ def search(
     calibration_join: CalibrationJoin = None,
     text_join: TextJoin = None,
     special_tokens: SpecialTokens = None,
+    benchmark: Benchmark = None,
+    table: BenchmarkTable = None,
+    declared: Declared = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="tau: over all networks; within: among those of equal size."),
+    ] = None,
+    labels: Annotated[int | None, typer.Option(help="Qualities that the search sees.")] = None,
+    validation_labels: Annotated[
+        int | None, typer.Option(help="Further ones to rank finalists by.")
+    ] = None,
+    limit: Limit = None,
+    sequences: Sequences = None,
+    tokens: Tokens = None,
+    rows: Rows = None,
+    draw: Draw = None,
+    control: Control = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -287,6 +338,46 @@ def evaluate(
     )
     found = evaluate_metric(Workspace(results), order)
     _print(found, as_json, console.evaluation)
+
+
+@app.command()
+def rank(
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Hand-made proxy, expression, run or JSON file; may be repeated."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All hand-made proxies too.")] = False,
+    benchmark: Benchmark = "starter",
+    table: BenchmarkTable = None,
+    declared: Declared = None,
+    limit: Limit = None,
+    sequences: Sequences = None,
+    tokens: Tokens = None,
+    rows: Rows = None,
+    draw: Draw = None,
+    control: Control = None,
+    space: Annotated[str, typer.Option(help="Space that has the proxies.")] = "prediction",
+    evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "prediction",
+    device: Device = None,
+    cache_limit: CacheLimit = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Order the networks of a benchmark by proxies, and say how well that order was."""
+    from autoproxy import console
+    from autoproxy.commands.ranking import RankOrder, rank_architectures
+    from autoproxy.commands.workspace import Workspace
+
+    order = RankOrder(
+        proxies=proxy or [],
+        every=every,
+        space=space,
+        evaluator=evaluator,
+        options=_of_evaluator(locals()),
+    )
+    with _interruptible():
+        found = rank_architectures(Workspace(results), order)
+    _print(found, as_json, console.ranking)
 
 
 @app.command()

@@ -116,6 +116,36 @@ def evaluation(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"note: {escape(notice)}")
 
 
+def ranking(console: Console, found: Mapping[str, Any]) -> None:
+    """Print how well proxies order the networks of a benchmark; of one, also the order."""
+    protocol = found["protocol"]
+    title = (
+        f"{protocol['model']}: {protocol['networks']} networks by {protocol['quality']}; "
+        "tau-b with 95 % intervals"
+    )
+    table = Table("proxy", "tau", "within", "rho", "top 10 %", "tied", "s", title=escape(title))
+    for row in found["proxies"]:
+        if "reason" in row:
+            table.add_row(escape(row["name"]), escape(row["reason"]))
+            continue
+        cells = [_with_interval(row, name) for name in ("tau", "within", "rho", "recall")]
+        table.add_row(escape(row["name"]), *cells, f"{row['tied']:.3f}", f"{row['seconds']:.2f}")
+    console.print(table)
+    if len(found["proxies"]) == 1 and "order" in found["proxies"][0]:
+        order = Table("", "network", "score", protocol["quality"])
+        for place, row in enumerate(found["proxies"][0]["order"], 1):
+            score, quality = f"{row['score']:.6g}", f"{row['quality']:.5g}"
+            order.add_row(str(place), escape(row["id"]), score, quality)
+        console.print(order)
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "-"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.3f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
 def _print_tasks(console: Console, found: Mapping[str, Any]) -> None:
     """Print accuracies, one table a kind: two kinds never share a column."""
     protocol = found["protocol"]

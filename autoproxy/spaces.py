@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 from autoproxy.errors import ConfigError, ExpressionError, unknown_name
 from autoproxy.evaluation import content_hash
@@ -51,6 +52,8 @@ class SearchSpace:
         max_size: Most nodes that an expression may have.
         max_depth: Longest path that an expression may have.
         baselines: Hand-made metrics to compare with (and to start from, where asked).
+        evaluator: Name of the evaluator that a run over this space has unless it says another.
+        search: Options of the search that such a run has unless it says others.
     """
 
     name: str
@@ -62,6 +65,8 @@ class SearchSpace:
     max_size: int
     max_depth: int
     baselines: tuple[Baseline, ...] = field(default=())
+    evaluator: str = "pruning"
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind, names, known in (

@@ -84,6 +84,23 @@ class Tuner(Protocol):
         ...
 
 
+class Ranker(Protocol):
+    """A kind of evaluator that orders the networks of a benchmark."""
+
+    def rank(
+        self,
+        options: Mapping[str, Any],
+        proxies: Mapping[str, Expression | None],
+        *,
+        cache: Path,
+    ) -> Mapping[str, Any]:
+        """Return scores, order and correlations of each proxy by name, as plain values.
+
+        A proxy without an expression is a method of the evaluator's own.
+        """
+        ...
+
+
 class TaskRunner(Protocol):
     """A kind of evaluator whose conditions have `score_tasks(expression, harness)`."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoproxy.commands import loading
 from autoproxy.commands.workspace import to_toml
 from autoproxy.errors import ConfigError, unknown_name
 from autoproxy.search.config import SearchConfig, read_toml
@@ -12,11 +13,12 @@ from autoproxy.search.config import SearchConfig, read_toml
 DEFAULTS: Mapping[str, Any] = {
     "name": None,
     "space": "importance",
-    "evaluator": "pruning",
+    "evaluator": "",
     "random_search": True,
     "report_seeds": 5,
 }
-"""The options of the [run] table, with what holds where nothing is said."""
+"""The options of the [run] table, with what holds where nothing is said; the evaluator and the
+options of the search are then those that the space suggests."""
 
 _SECTIONS = {"run": None, "search": None, "evaluator": None}
 
@@ -82,9 +84,10 @@ def make_plan(
         wanted = str if default is None else type(default)
         if type(value) is not wanted:
             raise ConfigError(f"{where}: {name} must be a {wanted.__name__}, got {value!r}")
-    in_search = {"seed": 0, **tables.get("search", {}), **_said(search)}
+    space = loading.space(in_run.get("space", DEFAULTS["space"]))
+    in_search = {"seed": 0, **space.search, **tables.get("search", {}), **_said(search)}
     return Plan(
-        **{**DEFAULTS, **in_run},
+        **{**DEFAULTS, "evaluator": space.evaluator, **in_run},
         search=SearchConfig.from_mapping(in_search, where),
         options={**tables.get("evaluator", {}), **_said(evaluator)},
     )

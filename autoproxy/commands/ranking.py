@@ -1,0 +1,70 @@
+"""Architectures in the order that proxies give them, and how well that order was."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoproxy.commands import loading
+from autoproxy.commands.metrics import find_metric
+from autoproxy.commands.workspace import Workspace
+from autoproxy.errors import ConfigError
+from autoproxy.language.expression import Expression
+from autoproxy.language.parse import kind_of
+from autoproxy.language.types import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOrder:
+    """What is to be ranked, and by what.
+
+    Attributes:
+        proxies: Each an expression, a hand-made proxy, a method of the evaluator's own, a run, or
+            a metric's JSON file.
+        every: All hand-made proxies and methods, too.
+        space: Space that has the hand-made proxies.
+        evaluator: Name of the evaluator.
+        options: Of the evaluator.
+    """
+
+    proxies: Sequence[str]
+    every: bool
+    space: str
+    evaluator: str
+    options: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.proxies and not self.every:
+            raise ConfigError(
+                "give --proxy NAME or --proxy 'TEXT' (such as 'layers_sum(all_sum(abs(W * g)))'), "
+                "or --all for every hand-made one; see autoproxy list --space prediction"
+            )
+
+
+def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]:
+    """Return scores, order and rank correlations of the networks of a benchmark.
+
+    Raises:
+        ConfigError: The request cannot be met; the message says what can.
+    """
+    ranker: loading.Ranker = loading.able(order.evaluator, "rank", "ranks no networks")
+    asked: dict[str, Expression | None] = dict.fromkeys(order.proxies)
+    if order.every:
+        asked |= {b.name: b.expression for b in loading.space(order.space).baselines}
+        asked |= dict.fromkeys(loading.methods(order.evaluator))
+    for word in order.proxies:
+        if word not in loading.methods(order.evaluator):
+            asked[word] = _proxy(workspace, word, order.space)
+    workspace.prepare()
+    said = {name: value for name, value in order.options.items() if value is not None}
+    return dict(ranker.rank(said, asked, cache=workspace.cache))
+
+
+def _proxy(workspace: Workspace, word: str, space: str) -> Expression:
+    _, expression, _ = find_metric(workspace, word, space)
+    kind = kind_of(expression)
+    if kind is not Kind.MODEL:
+        raise ConfigError(
+            f"{word!r} is of kind {kind.value}, but a proxy gives one number for a whole network; "
+            "put an aggregation over layers on top, such as layers_sum(all_sum(...))"
+        )
+    return expression

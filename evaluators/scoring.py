@@ -1,0 +1,282 @@
+"""Scores of architectures: a network's statistics are gathered once, then every formula is read.
+
+A pass goes network by network, so one network's statistics are in memory at a time. What is kept
+of it for each *feature* (the operand of an aggregation over layers) is a number a layer; most
+candidates of a search share their features with others, so few are computed twice.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from autoproxy.evaluation import Failed, content_hash
+from autoproxy.language.expression import Expression
+from autoproxy.language.parse import kind_of
+from autoproxy.language.prediction import combine, features
+from autoproxy.language.program import Program
+from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.types import Kind
+from evaluators import cache
+from evaluators.benchmarks.table import Architecture, Benchmark
+from evaluators.sites import Collected, Sampling, Site, collect
+
+FEATURES = 20_000
+"""Features whose values are kept; one is a number for each layer of each network."""
+
+ROW_SCALE = "row_scale"
+"""Name under which programs read how many rows a sampled one stands for."""
+
+Scores = Tensor | Failed
+"""(networks,) float64, or why there are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathering:
+    """What statistics of a network are gathered on, and how much of them is kept.
+
+    Attributes:
+        sequences: Of the batch.
+        tokens: In a sequence.
+        rows: Outputs of a layer that are kept at most, drawn by the seed; None for all. Sums and
+            norms over outputs are scaled to what all would give in expectation.
+        seed: Of initial weights, of token ids and of the rows.
+        device: `cpu`, `cuda`, ...
+        control: `noise` puts standard normal numbers in place of every tensor, so that nothing
+            but shapes and the number of layers is left; None for the real ones.
+    """
+
+    sequences: int = 2
+    tokens: int = 64
+    rows: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    control: str | None = None
+
+
+class Scorer:
+    """Scores the architectures of one benchmark.
+
+    Args:
+        benchmark: The architectures and how they are built.
+        gathering: What statistics are gathered on.
+        wanted: Names of the terminals that expressions may read.
+        folder: Where statistics are kept.
+        limit: Bytes that the folder may hold.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        gathering: Gathering,
+        *,
+        wanted: frozenset[str],
+        folder: Path,
+        limit: int,
+    ) -> None:
+        self.benchmark = benchmark
+        self.gathering = gathering
+        self._wanted = wanted
+        self._folder = folder
+        self._limit = limit
+        self._values: dict[Expression, dict[str, Tensor]] = {}
+        self._model: dict[str, dict[str, float]] = {}
+
+    def scores(self, expressions: Sequence[Expression], places: Sequence[int]) -> list[Scores]:
+        """Return the score of each architecture at `places`, for each expression of kind Model."""
+        networks = [self.benchmark.architectures[place] for place in places]
+        asked = dict.fromkeys(f for expression in expressions for f in features(expression))
+        flows = any("log_flow" in expression.terminals() for expression in expressions)
+        self._read(list(asked), networks, flows=flows)
+        return [self._combined(expression, networks) for expression in expressions]
+
+    def statistics(self, architecture: Architecture) -> Collected:
+        """Return what was measured of a network: gathered now, or kept from before."""
+        path = self._folder / f"network-{self._key(architecture)}.safetensors"
+        found = _load(path)
+        if found is None:
+            found = self._gather(architecture)
+            _save(path, found, f"{self.benchmark.name}:{architecture.id}")
+            cache.evict(self._folder, self._limit)
+        if self.gathering.control == "noise":
+            sites = tuple(_noise(site, architecture.id) for site in found.sites)
+            return Collected(sites, {})
+        return found
+
+    def network(self, architecture: Architecture) -> tuple[nn.Module, Tensor]:
+        """Return a network as it is scored, and the batch that it is scored on."""
+        gathering = self.gathering
+        network = self.benchmark.build(architecture, gathering.seed).to(gathering.device)
+        ids = self.benchmark.batch(gathering.sequences, gathering.tokens, gathering.seed)
+        return network, ids.to(gathering.device)
+
+    def _gather(self, architecture: Architecture) -> Collected:
+        network, ids = self.network(architecture)
+        sampling = Sampling(rows=self.gathering.rows, seed=self.gathering.seed)
+        return collect(network, ids, self._wanted, sampling=sampling)
+
+    def _key(self, architecture: Architecture) -> str:
+        return content_hash(
+            {
+                "benchmark": self.benchmark.name,
+                "config": repr(architecture.config),
+                "gathering": repr(dataclasses.replace(self.gathering, control=None)),
+                "wanted": sorted(self._wanted),
+            }
+        )
+
+    def _read(
+        self, asked: Sequence[Expression], networks: Sequence[Architecture], *, flows: bool
+    ) -> None:
+        """Compute what is not known yet of these features, network by network."""
+        if len(self._values) + len(asked) > FEATURES:
+            self._values = {f: v for f, v in self._values.items() if f in set(asked)}
+        for architecture in networks:
+            key = self._key(architecture)
+            if key not in self._model:
+                self._model[key] = dict(self.benchmark.model_terminals(architecture))
+            missing = [f for f in asked if key not in self._values.get(f, ())]
+            if not missing and not (flows and "log_flow" not in self._model[key]):
+                continue
+            found = self.statistics(architecture)
+            self._model[key] |= {"log_flow": math.nan, **found.model}
+            for feature, values in zip(missing, read(missing, found.sites), strict=True):
+                self._values.setdefault(feature, {})[key] = values
+
+    def _combined(self, expression: Expression, networks: Sequence[Architecture]) -> Scores:
+        keys = [self._key(architecture) for architecture in networks]
+        layers = {f: [self._values[f][key] for key in keys] for f in features(expression)}
+        for feature, values in layers.items():
+            empty = sum(not len(value) for value in values)
+            if empty:
+                return Failed(
+                    f"{empty} of {len(values)} networks have no layer that offers "
+                    f"{', '.join(sorted(feature.terminals())) or feature}"
+                )
+        read_here = [t for t in expression.terminals() if VOCABULARY[t].kind is Kind.MODEL]
+        model = {
+            name: torch.tensor([[self._model[key][name]] for key in keys], dtype=torch.float64)
+            for name in read_here
+        }
+        scores = combine(expression, layers, model).reshape(-1)
+        lost = int((~torch.isfinite(scores)).sum())
+        if lost:
+            return Failed(f"no finite score for {lost} of {len(keys)} networks")
+        return scores if len(scores) == len(keys) else scores.expand(len(keys))
+
+
+def read(asked: Sequence[Expression], sites: Sequence[Site]) -> list[Tensor]:
+    """Return for each feature its values at the sites that offer what it reads.
+
+    Args:
+        asked: Expressions of kind Scalar.
+        sites: Of one network.
+
+    Returns:
+        One (layers,) float64 tensor a feature, in the order of the sites.
+    """
+    found: dict[Expression, list[Tensor]] = {feature: [] for feature in asked}
+    programs: dict[frozenset[str], tuple[list[Expression], Program]] = {}
+    for site in sites:
+        offered = frozenset(site.terminals)
+        if offered not in programs:
+            fitting = [f for f in found if f.terminals() <= offered]
+            programs[offered] = fitting, Program([scaled(f) for f in fitting])
+        fitting, program = programs[offered]
+        inputs = dict(site.terminals)
+        inputs[ROW_SCALE] = _row_scale(site)
+        for feature, value in zip(fitting, program.run(inputs), strict=True):
+            found[feature].append(value.reshape(()))
+    return [
+        torch.stack(values).double().cpu() if values else torch.empty(0, dtype=torch.float64)
+        for values in found.values()
+    ]
+
+
+def scaled(feature: Expression) -> Expression:
+    """Return a feature whose sums and norms over sampled outputs stand for those over all.
+
+    >>> from autoproxy.language.parse import parse
+    >>> str(scaled(parse("all_sum(abs(W))"))), str(scaled(parse("row_sum(W)")))
+    ('mul(all_sum(abs(W)), row_scale)', 'row_sum(W)')
+    """
+    if not feature.operands:
+        return feature
+    node = Expression(feature.head, tuple(map(scaled, feature.operands)))
+    if not feature.head.startswith(("all_", "col_")) or not _has_outputs(feature.operands[0]):
+        return node
+    scale = Expression(ROW_SCALE)
+    match feature.head.rpartition("_")[2]:
+        case "sum":
+            return Expression("mul", (node, scale))
+        case "norm":
+            return Expression("mul", (node, Expression("sqrt", (scale,))))
+    return node
+
+
+def _has_outputs(operand: Expression) -> bool:
+    return kind_of(operand) in {Kind.WEIGHT, Kind.PER_OUTPUT, Kind.OUTPUT}
+
+
+def _row_scale(site: Site) -> Tensor:
+    """Return how many outputs of a layer each that was kept stands for, (1, 1)."""
+    for name, value in site.terminals.items():
+        kind = VOCABULARY[name].kind
+        if kind in {Kind.WEIGHT, Kind.PER_OUTPUT}:
+            return value.new_full((1, 1), site.d_out / value.shape[0])
+        if kind is Kind.OUTPUT:
+            return value.new_full((1, 1), site.d_out / value.shape[-1])
+    return torch.ones(1, 1)
+
+
+def _noise(site: Site, name: str) -> Site:
+    """Return a site of the same shapes that holds standard normal numbers, |.| where none is < 0."""
+    drawn = {}
+    for terminal, value in site.terminals.items():
+        known = VOCABULARY[terminal]
+        if known.kind is Kind.SCALAR:
+            drawn[terminal] = value
+            continue
+        digest = content_hash([name, site.name, terminal])
+        generator = torch.Generator().manual_seed(int(digest[:15], 16))
+        noise = torch.randn(value.shape, generator=generator)
+        drawn[terminal] = noise.abs() if known.nonnegative else noise
+    return dataclasses.replace(site, terminals=drawn)
+
+
+def _save(path: Path, found: Collected, name: str) -> None:
+    tensors = {
+        f"{number}/{terminal}": value.detach().cpu().contiguous()
+        for number, site in enumerate(found.sites)
+        for terminal, value in site.terminals.items()
+    }
+    facts = {
+        "model": name,
+        "sites": [[site.name, site.d_out, site.tokens] for site in found.sites],
+        "numbers": found.model,
+    }
+    with cache.whole_file(path) as part:
+        save_file(tensors, part, cache.header(facts))
+
+
+def _load(path: Path) -> Collected | None:
+    """Return what a file of the cache holds, or None where it is absent or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["autoproxy"])
+            sites = tuple(Site(*described, {}) for described in facts["sites"])
+            for key in file.keys():  # noqa: SIM118 - a file of tensors is no mapping
+                number, _, terminal = key.partition("/")
+                sites[int(number)].terminals[terminal] = file.get_tensor(key)
+            numbers = {name: float(value) for name, value in facts["numbers"].items()}
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    return Collected(sites, numbers)
