@@ -349,9 +349,9 @@ class _Seen:
         return like.T if is_turned(self.module) else like
 
     def take(self, x: Tensor, y: Tensor) -> int:
-        """Hold copies of one call's tensors, for a network may overwrite its own."""
+        """Hold one call's tensors; a copy of the inputs, for the network may overwrite its own."""
         self.inputs.append(x.detach().clone())
-        self.outputs.append(y.detach().clone())
+        self.outputs.append(y.detach())
         self.slopes.append(None)
         return len(self.slopes) - 1
 
@@ -379,13 +379,14 @@ def _observe(network: nn.Module, batch: Batch, causal: bool | None) -> list[_See
             key = id(module.get_parameter("weight"))
             site = seen.setdefault(key, _Seen(name, module, shape))
             if not y.requires_grad:  # the first of its branch: parameters are frozen
-                y = y.detach().requires_grad_().clone()
+                y = y.detach().requires_grad_()
             call = site.take(args[0], y)
             hear: Any = y.register_hook
             hear(lambda gradient: site.slope(call, gradient))
             reader[role_of(name, ATTENTION)] = key
-            written[0] = (key, y.data_ptr(), y.numel())
-            return y
+            handed = y.clone()  # which the network may overwrite
+            written[0] = (key, handed.data_ptr(), handed.numel())
+            return handed
 
         return see
 

@@ -16,11 +16,12 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from autoproxy.evaluation import content_hash
-from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.terminals import OF_ONE_MODEL
 from evaluators.cache import enforce, header, limit_of, used, whole_file
 from evaluators.hessian import SECOND_MOMENTS, inverse_diagonal, upper_diagonal
 from evaluators.layers import Layer, decoder_layers, prunable
 from evaluators.models import LoadedModel
+from evaluators.walk import Walk
 
 VERSION = 1
 """Raised by every change of what a statistic means; it is part of the cache's key."""
@@ -35,7 +36,7 @@ FLOWING = frozenset(
 
 GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
 BLOCKWISE = frozenset({"block_angle", "block_change", "block_index"})
-PROVIDED = frozenset(VOCABULARY)
+PROVIDED = OF_ONE_MODEL
 EXTRAS = frozenset({"moments", "x_sum"})
 """What methods read that expressions cannot: H = (2/N) sum x x^T, (d_in, d_in), and (1/N) times
 the sum of x_j over all tokens, (1, d_in), N sequences."""
@@ -223,7 +224,7 @@ def flows(
         if "y_norm" in wanted:
             out[name] += y.detach().reshape(-1, y.shape[-1]).double().square().sum(0)
 
-    with watched(layers, see):
+    with torch.no_grad(), watched(layers, see):
         for run in runs:
             last[:] = [None, ""]
             run()
@@ -237,7 +238,6 @@ def flows(
     return found
 
 
-@torch.no_grad()
 def _forward(model: PreTrainedModel, block: Tensor) -> None:
     model.base_model(input_ids=block.unsqueeze(0).to(model.device), use_cache=False)
 
@@ -271,23 +271,19 @@ def _gradients(
 
 def _regional(model: PreTrainedModel, layers: Mapping[str, Layer], blocks: Tensor) -> Statistics:
     """Sum squared gradients of the norm of each decoder layer's output on its dense input."""
-    roots = list(decoder_layers(model))
-    owned = []
-    for root in roots:
-        inside = set(root.modules())
-        owned.append({n: layer for n, layer in layers.items() if layer.module in inside})
     found: Statistics = {name: {} for name in layers}
 
     def take(name: str, gradient: Tensor) -> None:
         _accumulate(found[name], "g_region", gradient.square())
 
+    inside = _by_decoder_layer(model, layers)
     for block in blocks:
-        calls = _captured_calls(model, roots, block)
-        for root, inside_it, (args, kwargs) in zip(roots, owned, calls, strict=True):
-            with gradients_taken(inside_it, take):
-                output = root(*args, **kwargs)
-                states = output[0] if isinstance(output, tuple) else output
-                torch.linalg.vector_norm(states.float()).backward()
+        walk = Walk(model, block.unsqueeze(0))
+        for number, here in enumerate(inside):
+            (run,) = walk.runs(number)
+            with gradients_taken(here, take):
+                torch.linalg.vector_norm(run().float()).backward()
+            walk.step(number)
     for values in found.values():
         values["g_region"].div_(len(blocks)).sqrt_()
     return found
@@ -300,57 +296,40 @@ def _blockwise(
     wanted: frozenset[str],
 ) -> Statistics:
     """Measure what each decoder layer does to hidden states; its matrices all have the same."""
-    roots = list(decoder_layers(model))
-    angles, changes = [0.0] * len(roots), [0.0] * len(roots)
+    inside = _by_decoder_layer(model, layers)
+    angles, changes = [0.0] * len(inside), [0.0] * len(inside)
+    for block in blocks if wanted - {"block_index"} else ():
+        walk = Walk(model, block.unsqueeze(0))
+        for number in range(len(inside)):
+            before = walk.states[0][0].double()
+            walk.step(number)
+            after = walk.states[0][0].double()
+            cosine = nn.functional.cosine_similarity(before, after, dim=1, eps=1e-30)
+            angle = cosine.clamp(-1.0, 1.0).acos()
+            change = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-30)
+            angles[number] += float(angle.mean()) / math.pi / len(blocks)
+            changes[number] += float(change.mean()) / len(blocks)
+    measured: tuple[tuple[str, Sequence[float]], ...] = (
+        ("block_angle", angles),
+        ("block_change", changes),
+        ("block_index", range(len(inside))),
+    )
+    return {
+        name: {n: torch.tensor([[float(v[number])]]) for n, v in measured if n in wanted}
+        for number, here in enumerate(inside)
+        for name in here
+    }
 
-    def see(number: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        given = args[0] if args else kwargs["hidden_states"]
-        made = output[0] if isinstance(output, tuple) else output
-        before = given.reshape(-1, given.shape[-1]).double()
-        after = made.reshape(-1, made.shape[-1]).double()
-        cosine = nn.functional.cosine_similarity(before, after, dim=1, eps=1e-30).clamp(-1.0, 1.0)
-        change = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-30)
-        angles[number] += float(cosine.acos().mean()) / math.pi / len(blocks)
-        changes[number] += float(change.mean()) / len(blocks)
 
-    def hook(number: int) -> Callable[..., None]:
-        return lambda _, args, kwargs, output: see(number, args, kwargs, output)
-
-    with hooked(
-        root.register_forward_hook(hook(n), with_kwargs=True) for n, root in enumerate(roots)
-    ):
-        for block in blocks if wanted - {"block_index"} else ():
-            _forward(model, block)
-    found: Statistics = {}
-    for number, root in enumerate(roots):
+def _by_decoder_layer(
+    model: PreTrainedModel, layers: Mapping[str, Layer]
+) -> list[dict[str, Layer]]:
+    """Return the layers inside each decoder layer, first to last."""
+    found = []
+    for root in decoder_layers(model):
         inside = set(root.modules())
-        known: tuple[tuple[str, Sequence[float]], ...] = (
-            ("block_angle", angles),
-            ("block_change", changes),
-            ("block_index", range(len(roots))),
-        )
-        values = {n: torch.tensor([[float(v[number])]]) for n, v in known if n in wanted}
-        found |= {n: dict(values) for n, layer in layers.items() if layer.module in inside}
+        found.append({name: layer for name, layer in layers.items() if layer.module in inside})
     return found
-
-
-def _captured_calls(
-    model: PreTrainedModel, roots: list[nn.Module], block: Tensor
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return the arguments that the model calls each decoder layer with, for one block.
-
-    They are replayed as they are: what a layer must be given changes with every release of
-    transformers, and calling it by hand broke with each.
-    """
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del module
-        calls.append((args, kwargs))
-
-    with hooked(root.register_forward_pre_hook(see, with_kwargs=True) for root in roots):
-        _forward(model, block)
-    return calls
 
 
 def _accumulate(values: dict[str, Tensor], name: str, addend: Tensor) -> None:

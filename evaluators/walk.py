@@ -34,22 +34,24 @@ class Walk:
         self._calls: list[_Call] = []
         self._states = [self._enter(block) for block in blocks]
 
+    @property
+    def states(self) -> Sequence[Tensor]:
+        """What the next decoder layer is given, (1, length, width) of each block."""
+        return self._states
+
     def runs(self, number: int) -> list[Callable[[], Tensor]]:
         """Return one function a block, of what decoder layer `number` makes of it.
 
-        Each returns (1, length, width) and leaves the walk where it is.
+        Each returns (1, length, width) and leaves the walk where it is. Gradients of the layer's
+        parameters can be taken of what it returns.
         """
-        run = functools.partial(self._run, self._layers[number], self._calls[number])
+        run = functools.partial(self._calls[number].on, self._layers[number])
         return [functools.partial(run, states) for states in self._states]
 
+    @torch.no_grad()
     def step(self, number: int) -> None:
         """Go on through decoder layer `number`, as it is now."""
         self._states = [run() for run in self.runs(number)]
-
-    @staticmethod
-    @torch.no_grad()
-    def _run(layer: nn.Module, call: "_Call", states: Tensor) -> Tensor:
-        return call.on(layer, states)
 
     @torch.no_grad()
     def leave(self) -> Iterator[Tensor]:
