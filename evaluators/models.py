@@ -139,6 +139,12 @@ def locate(source: str) -> tuple[str, PreTrainedConfig]:
     return where, config
 
 
+def load_tokenizer(source: str) -> Any:
+    """Return the tokenizer of a model; see `load_model`."""
+    where, _ = locate(source)
+    return AutoTokenizer.from_pretrained(where)
+
+
 def find_dtype(name: str) -> torch.dtype:
     """Return a type of numbers, or raise a ConfigError that names the nearest."""
     if name not in DTYPES:

@@ -4,10 +4,10 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,22 @@ from evaluators.scoring import Gathering, Scorer
 
 Vector = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What suits a benchmark where nothing else is said: see `PredictionConfig`."""
+
+    objective: str
+    rows: int | None
+
+
+USUAL = {
+    "starter": Usual("within", None),
+    "starter-varied": Usual("tau", None),
+    "flexibert": Usual("tau", 32),
+    "gpt2-lts": Usual("tau", 32),
+    "llama-subnets": Usual("tau", 32),
+}
 
 OBJECTIVES = ("tau", "within")
 CONTROLS = ("noise",)
@@ -124,10 +140,11 @@ class PredictionConfig:
             if name not in known:
                 raise ConfigError(unknown_name("option of predictions", name, known))
         for name, value in options.items():
-            wanted = str(known[name].type)
-            kind = type(value).__name__
-            if kind not in wanted.split(" | ") and value is not None:
-                raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+            kind: Any = known[name].type
+            wanted = get_args(kind) or (kind,)
+            if type(value) not in wanted:
+                words = " or ".join(w.__name__ for w in wanted if w is not type(None))
+                raise ConfigError(f"{name} must be {words}, got {value!r}")
         return cls(**options)
 
 
@@ -144,14 +161,14 @@ class PredictionEvaluator:
     def __init__(self, config: PredictionConfig, *, cache: Path) -> None:
         find_device(config.device)
         self.config = config
-        self.benchmark: Benchmark = open_benchmark(
-            config.benchmark,
-            Path(config.table) if config.table else None,
-            declared=config.declared,
-            limit=config.limit,
+        options = {"declared": True} if config.declared else {}
+        opened = open_benchmark(config.benchmark, _table(config, cache), **options)
+        self.benchmark: Benchmark = replace(
+            opened, architectures=opened.architectures[: config.limit]
         )
         self._cache = cache
         self._wanted = frozenset[str]()
+        self._usual = USUAL[config.benchmark]
         self.quality = np.array([a.quality for a in self.benchmark.architectures])
         self.strata = [self.benchmark.strata(a) for a in self.benchmark.architectures]
         networks = [a.network for a in self.benchmark.architectures]
@@ -182,12 +199,12 @@ class PredictionEvaluator:
     @property
     def objective_name(self) -> str:
         """`tau` or `within`."""
-        return self.config.objective or self.benchmark.objective
+        return self.config.objective or self._usual.objective
 
     @property
     def provides(self) -> frozenset[str]:
         """Every terminal of a network."""
-        return sites.PROVIDED | {t.name for t in VOCABULARY.values() if t.kind is Kind.MODEL}
+        return frozenset(sites.TERMINALS) | {t.name for t in VOCABULARY.values() if t.kind is Kind.MODEL}
 
     @property
     def fidelities(self) -> tuple[float, ...]:
@@ -207,7 +224,7 @@ class PredictionEvaluator:
     @cached_property
     def scorer(self) -> Scorer:
         """What scores networks."""
-        rows = self.benchmark.rows if self.config.rows is None else self.config.rows
+        rows = self._usual.rows if self.config.rows is None else self.config.rows
         gathering = Gathering(
             sequences=self.config.sequences,
             tokens=self.config.tokens,
@@ -343,7 +360,7 @@ class PredictionEvaluator:
         if expression is None:
             scores, sign = self._called(name, everyone), NAMED[name].sign
         else:
-            scores, sign = self._scores(expression, everyone), SIGNS.get(name, 1)
+            scores, sign = self._scores(expression, everyone), 1
         row = {"name": name, "text": str(expression or name), "sign": sign}
         if isinstance(scores, Failed):
             return {**row, "reason": scores.reason}
@@ -406,6 +423,14 @@ class PredictionEvaluator:
         if self.objective_name == "tau":
             return correlation.kendall(scores, quality)
         return correlation.within(scores, quality, [self.strata[p] for p in places]).tau
+
+
+def _table(config: PredictionConfig, cache: Path) -> Path | None:
+    """Return the table that was asked for, or the one that `benchmark get` left here."""
+    if config.table:
+        return Path(config.table)
+    fetched = cache.parent / "benchmarks" / f"{config.benchmark}.csv"
+    return fetched if fetched.exists() else None
 
 
 def _definitions() -> str:

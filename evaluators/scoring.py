@@ -26,6 +26,7 @@ from autoproxy.language.program import Program
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import cache
+from evaluators.benchmarks.batches import batch_of
 from evaluators.benchmarks.table import Architecture, Benchmark
 from evaluators.sites import Collected, Sampling, Site, collect
 
@@ -115,7 +116,7 @@ class Scorer:
         """Return a network as it is scored, and the batch that it is scored on."""
         gathering = self.gathering
         network = self.benchmark.build(architecture, gathering.seed).to(gathering.device)
-        ids = self.benchmark.batch(gathering.sequences, gathering.tokens, gathering.seed)
+        ids = batch_of(self.benchmark, gathering.sequences, gathering.tokens, gathering.seed)
         return network, ids.to(gathering.device)
 
     def _gather(self, architecture: Architecture) -> Collected:
@@ -181,7 +182,7 @@ def read(asked: Sequence[Expression], sites: Sequence[Site]) -> list[Tensor]:
         sites: Of one network.
 
     Returns:
-        One (layers,) float64 tensor a feature, in the order of the sites.
+        One (layers, 1) float64 tensor a feature, in the order of the sites.
     """
     found: dict[Expression, list[Tensor]] = {feature: [] for feature in asked}
     programs: dict[frozenset[str], tuple[list[Expression], Program]] = {}
@@ -194,9 +195,9 @@ def read(asked: Sequence[Expression], sites: Sequence[Site]) -> list[Tensor]:
         inputs = dict(site.terminals)
         inputs[ROW_SCALE] = _row_scale(site)
         for feature, value in zip(fitting, program.run(inputs), strict=True):
-            found[feature].append(value.reshape(()))
+            found[feature].append(value.reshape(1, 1))
     return [
-        torch.stack(values).double().cpu() if values else torch.empty(0, dtype=torch.float64)
+        torch.cat(values).double().cpu() if values else torch.empty(0, 1, dtype=torch.float64)
         for values in found.values()
     ]
 
@@ -272,7 +273,10 @@ def _load(path: Path) -> Collected | None:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["autoproxy"])
-            sites = tuple(Site(*described, {}) for described in facts["sites"])
+            sites = tuple(
+                Site(str(name), int(d_out), int(tokens), {})
+                for name, d_out, tokens in facts["sites"]
+            )
             for key in file.keys():  # noqa: SIM118 - a file of tensors is no mapping
                 number, _, terminal = key.partition("/")
                 sites[int(number)].terminals[terminal] = file.get_tensor(key)

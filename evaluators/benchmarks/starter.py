@@ -45,11 +45,12 @@ COLUMNS = (
 QUALITY = "loss"
 
 
-def open_table(table: Path | None) -> Benchmark:
+def open_table(table: Path | None, *, varied: bool = False) -> Benchmark:
     """Return the benchmark; a quality is the held-out loss in nats a byte, negative.
 
     Args:
         table: CSV with `COLUMNS`; None: the one that ships.
+        varied: The networks that differ in everything, not those in matched cells.
 
     Raises:
         ConfigError: The table cannot serve.
@@ -57,9 +58,13 @@ def open_table(table: Path | None) -> Benchmark:
     path = _shipped() if table is None else table
     rows, digest = read_table(path, COLUMNS)
     return Benchmark(
-        name="starter",
+        name="starter-varied" if varied else "starter",
         quality_name="-loss",
-        architectures=checked(path, QUALITY, [_architecture(row) for row in rows]),
+        architectures=checked(
+            path,
+            QUALITY,
+            [_architecture(row) for row in rows if (row.cells["cell"] == "varied") is varied],
+        ),
         digest=digest,
         vocabulary=VOCABULARY,
         length=LENGTH,

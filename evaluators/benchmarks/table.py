@@ -18,11 +18,12 @@ from autoproxy.errors import ConfigError, StorageError, unknown_name
 FEWEST = 10
 """Architectures below which an order says nothing."""
 
-_MODULES = {
-    "flexibert": "evaluators.benchmarks.flexibert",
-    "gpt2-lts": "evaluators.benchmarks.gpt2_lts",
-    "llama-subnets": "evaluators.benchmarks.llama_subnets",
-    "starter": "evaluators.benchmarks.starter",
+_MODULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "flexibert": ("evaluators.benchmarks.flexibert", {}),
+    "gpt2-lts": ("evaluators.benchmarks.gpt2_lts", {}),
+    "llama-subnets": ("evaluators.benchmarks.llama_subnets", {}),
+    "starter": ("evaluators.benchmarks.starter", {"varied": False}),
+    "starter-varied": ("evaluators.benchmarks.starter", {"varied": True}),
 }
 """Where each benchmark's `open_table` is; a module is imported when its benchmark is asked for."""
 
@@ -146,11 +147,12 @@ def open_benchmark(name: str, table: Path | None, **options: Any) -> Benchmark:
     Traceback (most recent call last):
     ...
     autoproxy.errors.ConfigError: unknown benchmark 'glue'; known: flexibert, gpt2-lts, \
-llama-subnets, starter
+llama-subnets, starter, starter-varied
     """
     if name not in _MODULES:
         raise ConfigError(unknown_name("benchmark", name, _MODULES))
-    opened: Benchmark = importlib.import_module(_MODULES[name]).open_table(table, **options)
+    module, fixed = _MODULES[name]
+    opened: Benchmark = importlib.import_module(module).open_table(table, **fixed, **options)
     return opened
 
 

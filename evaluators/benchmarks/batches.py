@@ -1,0 +1,40 @@
+"""The token ids that statistics of a benchmark's networks are gathered on."""
+
+import torch
+from torch import Tensor
+
+from autoproxy.errors import ConfigError
+from evaluators.benchmarks.table import Benchmark
+from evaluators.benchmarks.zipf import zipf_ids
+from evaluators.models import load_tokenizer
+from evaluators.text import topics
+
+TEXT = "calibration"
+"""Which topics are read where networks learned text that is at hand."""
+
+
+def batch_of(benchmark: Benchmark, sequences: int, tokens: int, seed: int) -> Tensor:
+    """Return token ids (sequences, tokens) of the kind that a benchmark's networks learned.
+
+    Bytes or tokens of `topics:calibration`, from places drawn by the seed; Zipf ids where the
+    tokenizer is not at hand.
+
+    Raises:
+        ConfigError: The networks do not take that many tokens.
+    """
+    if tokens > benchmark.length:
+        raise ConfigError(
+            f"networks of {benchmark.name} take {benchmark.length} tokens at most, got {tokens}; "
+            "give fewer --tokens"
+        )
+    if benchmark.text == "zipf":
+        return zipf_ids(benchmark.vocabulary, sequences, tokens, seed)
+    content = topics(TEXT).content
+    if benchmark.text == "bytes":
+        ids = torch.frombuffer(bytearray(content.encode()), dtype=torch.uint8).long()
+    else:
+        tokenizer = load_tokenizer(benchmark.text)
+        ids = torch.tensor(tokenizer.encode(content, add_special_tokens=False, verbose=False))
+    draw = torch.Generator().manual_seed(seed)
+    starts = torch.randint(len(ids) - tokens + 1, (sequences,), generator=draw)
+    return torch.stack([ids[start : start + tokens] for start in starts.tolist()])
