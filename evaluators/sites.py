@@ -140,7 +140,7 @@ def collect(
         if "hg" in asked:
             _add("hg", _hessian_products(network, batch, causal, weights), seen, made, kept)
         if asked & LINEARISED:
-            logarithm, slopes = _flow(network, batch, weights)
+            logarithm, slopes = synaptic_flow(network, batch, weights)
             if "log_flow" in asked and math.isfinite(logarithm):
                 model["log_flow"] = logarithm
             if "flow" in asked and slopes:
@@ -583,7 +583,7 @@ def _hessian_products(
     return list(found)
 
 
-def _flow(
+def synaptic_flow(
     network: nn.Module, batch: Batch, weights: Sequence[nn.Parameter]
 ) -> tuple[float, list[Tensor]]:
     """Return log R and (dR/dW) / R of the linearised network, computed in float64.
