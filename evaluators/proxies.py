@@ -5,6 +5,7 @@ are in `search_spaces/handmade_proxies.py`. All take a real loss where they take
 evaluation mode; matrices are decomposed in float64. The formulas are those of the papers named.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -192,7 +193,7 @@ def progressivity(subject: Subject) -> float:
     values = _entropies(subject)
     if len(values) < 2:
         raise EvaluationError("progressivity compares blocks, and this network has only one")
-    return min(after - before for before, after in zip(values, values[1:], strict=False))
+    return min(after - before for before, after in itertools.pairwise(values))
 
 
 def trainability(subject: Subject) -> float:
@@ -202,7 +203,7 @@ def trainability(subject: Subject) -> float:
     block's output and g_in is what its backward pass makes of them.
     """
     draw = torch.Generator().manual_seed(subject.seed)
-    values = []
+    values: list[float] = []
     with undisturbed(subject.network), _blocks(subject.network) as calls:
         logits_of(subject.network, subject.batch)
         for given, made in calls:
@@ -211,7 +212,8 @@ def trainability(subject: Subject) -> float:
             square = slope.flatten(0, -2).double().T @ signs.flatten(0, -2).double()
             largest = float(torch.linalg.matrix_norm(square / signs[..., 0].numel(), ord=2))
             values.append(2.0 - largest - 1.0 / (largest + 1e-6))
-    return sum(_needed(values, "blocks in an nn.ModuleList")) / len(values)
+    _needed(values, "blocks in an nn.ModuleList")
+    return sum(values) / len(values)
 
 
 def near(subject: Subject) -> float:
@@ -258,12 +260,13 @@ def lpzero_gpt2(subject: Subject) -> float:
 
     G is the gradient of the mean loss over all sequences, which changes the softmax little.
     """
-    values = []
+    values: list[float] = []
     for site in subject.sites("W", "g", "x"):
         chances = (site.terminals["g"].double() / len(site.terminals["x"])).softmax(dim=1)
         weight = site.terminals["W"].double()
         values.append(float(weight.square().mean() + chances.square().mean()))
-    return sum(values) / len(_needed(values, "linear layers"))
+    _needed(values, "linear layers")
+    return sum(values) / len(values)
 
 
 def az_nas(components: Sequence[Sequence[float]]) -> list[float]:
@@ -458,7 +461,7 @@ def _effective_rank(matrix: Tensor) -> float:
 
 def _entropies(subject: Subject) -> list[float]:
     """Return the entropy of the covariance spectrum of every block's output, in nats."""
-    values = []
+    values: list[float] = []
     with undisturbed(subject.network), torch.no_grad(), _blocks(subject.network) as calls:
         logits_of(subject.network, subject.batch)
     for _, made in calls:
@@ -498,7 +501,7 @@ def _blocks(network: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 _ABDELFATTAH = "Abdelfattah et al. 2021, arXiv:2101.08134"
-_SERIANNI = "Serianni & Kalita 2023, arXiv:2306.04845"
+_SERIANNI = "Serianni & Kalita 2023, arXiv:2306.00288"
 _AZ_NAS = "Lee & Ham 2024, arXiv:2403.19232"
 _MELLOR = "Mellor et al. 2021, arXiv:2006.04647"
 _W_PCA = "Wang et al. 2025, arXiv:2504.15983"
@@ -512,7 +515,7 @@ def _proxy(function: Callable[[Subject], float], source: str, sign: int = 1) -> 
 
 NAMED: Mapping[str, NamedProxy] = MappingProxyType(
     {
-        "log_synflow": _proxy(log_synflow, "Cavagnero et al. 2022, arXiv:2207.05821"),
+        "log_synflow": _proxy(log_synflow, "Cavagnero et al. 2022, arXiv:2207.05135"),
         "jacobian_covariance": _proxy(jacobian_covariance, _ABDELFATTAH),
         "jacobian_cosine": _proxy(jacobian_cosine, _SERIANNI),
         "naswot": _proxy(naswot, _MELLOR),

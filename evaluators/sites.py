@@ -35,6 +35,7 @@ MLP = frozenset({"mlp", "feed_forward", "ffn"})
 PER_INPUT = frozenset({"x_norm", "x_mean", "x_var", "x_max"})
 PER_SITE = frozenset({"fan_in", "fan_out", "is_attention", "is_mlp", "is_first", "block_index"})
 GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
+DIFFERENTIATED = GRADIENTS | {"dx", "dy"}
 LINEARISED = frozenset({"flow", "log_flow"})
 OF_MODEL = frozenset({"log_flow"})
 TERMINALS = frozenset(
@@ -132,7 +133,7 @@ def collect(
     kept = sampling or Sampling()
     model: dict[str, float] = {}
     with undisturbed(network):
-        seen = _observe(network, batch, causal)
+        seen = _observe(network, batch, causal, backward=bool(asked & DIFFERENTIATED))
         made = _places(seen, asked)
         for site, values in zip(seen, made, strict=True):
             values.update(_terminals(site, asked, kept))
@@ -366,8 +367,10 @@ class _Seen:
         return torch.cat(shaped, dim=1).float()
 
 
-def _observe(network: nn.Module, batch: Batch, causal: bool | None) -> list[_Seen]:
-    """Run the network forward and backward; return what its weights saw, in order."""
+def _observe(
+    network: nn.Module, batch: Batch, causal: bool | None, *, backward: bool
+) -> list[_Seen]:
+    """Run the network forward, and backward if asked; return what its weights saw, in order."""
     labels = labels_of(network, batch, causal)
     shape = (labels.shape[0], labels.shape[1])
     seen: dict[int, _Seen] = {}  # by weight
@@ -395,7 +398,8 @@ def _observe(network: nn.Module, batch: Batch, causal: bool | None) -> list[_See
         with _probabilities(network) as attention:
             logits = logits_of(network, batch)
         total: Any = losses_of(logits, labels).sum()
-        total.backward()
+        if backward:
+            total.backward()
     for root, values in attention.items():
         if root in reader:
             seen[reader[root]].attention = values
@@ -472,7 +476,8 @@ def _moved(values: Mapping[str, Tensor], device: torch.device | str | None) -> d
 
 def _terminals(site: _Seen, asked: frozenset[str], kept: Sampling) -> dict[str, Tensor]:
     """Return the wanted terminals of a site that one pass gives, and free what it held."""
-    x, y, dy = site.x, site.y, site.dy
+    x, y = site.x, site.y
+    dy = site.dy if asked & DIFFERENTIATED else torch.zeros_like(y)
     site.tokens, told_apart = x.shape[1], site.per_sequence
     site.inputs, site.outputs, site.slopes = [], [], []
     weight = site.turn(site.weight.detach()).float()
