@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from autoproxy.evaluation import content_hash
-from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.terminals import OF_ONE_MODEL
 from evaluators.cache import enforce, header, limit_of, used, whole_file
 from evaluators.hessian import SECOND_MOMENTS, inverse_diagonal, upper_diagonal
 from evaluators.layers import Layer, decoder_layers, prunable
@@ -35,7 +35,7 @@ FLOWING = frozenset(
 
 GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
 BLOCKWISE = frozenset({"block_angle", "block_change", "block_index"})
-PROVIDED = frozenset(VOCABULARY)
+PROVIDED = OF_ONE_MODEL
 EXTRAS = frozenset({"moments", "x_sum"})
 """What methods read that expressions cannot: H = (2/N) sum x x^T, (d_in, d_in), and (1/N) times
 the sum of x_j over all tokens, (1, d_in), N sequences."""

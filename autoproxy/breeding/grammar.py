@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from deap import gp
@@ -10,10 +10,10 @@ from deap import gp
 from autoproxy.errors import ConfigError
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, constant
-from autoproxy.language.parse import kind_of
+from autoproxy.language.parse import kind_of, of_numbers, operand_kinds
 from autoproxy.language.primitive import Primitive
 from autoproxy.language.terminals import VOCABULARY
-from autoproxy.language.types import Kind
+from autoproxy.language.types import FLOWING_KINDS, Kind
 from autoproxy.spaces import SearchSpace
 
 Node: TypeAlias = Any
@@ -64,20 +64,28 @@ class Grammar:
             self._add(primitive)
         self._weigh_primitives()
         self._add_terminals()
+        self._leaves = {number: self._leaves_of(number=number) for number in (False, True)}
         self._steps = self._steps_to_finish()
         self._drop_endless()
-        self._terminal_share = self._share_of_terminals()
+        self._terminal_share = {
+            number: self._share_of_terminals(leaves) for number, leaves in self._leaves.items()
+        }
         self._finishing: dict[tuple[_KindType, int], list[gp.Primitive]] = {}
 
     def to_tree(self, expression: Expression) -> gp.PrimitiveTree:
         """Return the DEAP tree of `expression`, which may use any primitive."""
-        return gp.PrimitiveTree(list(self._nodes(expression)))
+        kind = kind_of(expression)
+        if self._predicts and of_numbers(expression):
+            kind = Kind.MODEL
+        return gp.PrimitiveTree(list(self._nodes(expression, kind)))
 
     def to_expression(self, tree: gp.PrimitiveTree) -> Expression:
         """Return the expression that a DEAP tree spells."""
         return self._read(iter(tree))
 
-    def generate(self, low: int, high: int, kind_type: _KindType, *, full: bool) -> list[Node]:
+    def generate(
+        self, low: int, high: int, kind_type: _KindType, *, full: bool, number: bool | None = None
+    ) -> list[Node]:
         """Return the nodes of a random expression, drawn from the global `random`.
 
         It cannot fail on the types: where a kind has no terminal, the growth goes on by the
@@ -88,9 +96,12 @@ class Grammar:
             high: Greatest depth, in steps below the root.
             kind_type: Type of the whole, one of this grammar's.
             full: Whether every branch goes down to `high`.
+            number: Whether a number alone will do; by default not where networks are compared,
+                since a number aggregated over layers only counts them.
         """
         steps = random.randint(low, high)  # noqa: S311 - lent by a named stream
-        return list(self._grow(kind_type, steps, low, full=full))
+        number = not self._predicts if number is None else number
+        return list(self._grow(kind_type, steps, low, full=full, number=number))
 
     def can_grow(self, kind_type: _KindType) -> bool:
         """Return whether the words of the space make any value of a type.
@@ -98,6 +109,10 @@ class Grammar:
         A parent may have parts of other types: hand-made metrics use any primitive.
         """
         return kind_type in self._steps
+
+    @property
+    def _predicts(self) -> bool:
+        return self.space.root is Kind.MODEL
 
     def type_of(self, kind: Kind) -> _KindType:
         """Return DEAP's type for `kind`."""
@@ -132,9 +147,12 @@ class Grammar:
         """Repeat each overload so that DEAP's even choice is weighted per primitive.
 
         All overloads of a primitive that give one kind share its weight; primitives outside
-        the space have none.
+        the space have none, nor have overloads on what flows where no terminal does.
         """
-        for kind_type, overloads in self.set.primitives.items():
+        flowing = {VOCABULARY[name].kind for name in self.space.terminals}
+        dry = {_TYPES[kind] for kind in FLOWING_KINDS if kind not in flowing}
+        for kind_type, known in self.set.primitives.items():
+            overloads = [overload for overload in known if not dry.intersection(overload.args)]
             count: dict[str, int] = defaultdict(int)
             for overload in overloads:
                 count[self._heads[overload.name]] += 1
@@ -151,16 +169,25 @@ class Grammar:
             self.set.addTerminal(None, terminal_type, name=name)
             tickets = self.set.terminals[terminal_type]
             tickets += [tickets[-1]] * (weight - 1)
-        for kind, values in (
-            (Kind.SCALAR, self.space.constants),
-            (Kind.EXPONENT, self.space.exponents),
-        ):
+        numbers = [(Kind.SCALAR, self.space.constants), (Kind.EXPONENT, self.space.exponents)]
+        if self._predicts:
+            numbers.append((Kind.MODEL, self.space.constants))
+        for kind, values in numbers:
             tickets = self.set.terminals[_TYPES[kind]]
             tickets += [self.constant_node(value, _TYPES[kind]) for value in values]
 
+    def _leaves_of(self, *, number: bool) -> dict[_KindType, list[gp.Terminal]]:
+        """Return the tickets of the leaves of each type, numbers among them or not."""
+        needed = _TYPES[Kind.EXPONENT]
+        return {
+            kind_type: [t for t in terminals if number or t.ret is needed or t.value in VOCABULARY]
+            for kind_type, terminals in self.set.terminals.items()
+        }
+
     def _steps_to_finish(self) -> dict[_KindType, int]:
         """Return the fewest steps below a node of each type until only terminals are left."""
-        steps = {t: 0 for t, terminals in self.set.terminals.items() if terminals}
+        leaves = self._leaves[not self._predicts]
+        steps = {t: 0 for t, terminals in leaves.items() if terminals}
         for _ in Kind:
             for kind_type, overloads in self.set.primitives.items():
                 ways = [
@@ -185,23 +212,35 @@ class Grammar:
                 "primitives that lead to it"
             )
 
-    def _grow(self, kind_type: _KindType, steps: int, low: int, *, full: bool) -> Iterator[Node]:
-        terminals = self.set.terminals[kind_type]
-        if terminals and self._may_stop(kind_type, steps, low, full=full):
-            yield random.choice(terminals)  # noqa: S311 - lent by a named stream
+    def _grow(
+        self, kind_type: _KindType, steps: int, low: int, *, full: bool, number: bool
+    ) -> Iterator[Node]:
+        leaves = self._leaves[number][kind_type]
+        if leaves and self._may_stop(kind_type, steps, low, full=full, number=number):
+            yield random.choice(leaves)  # noqa: S311 - lent by a named stream
             return
         overload = random.choice(self._that_finish(kind_type, steps))  # noqa: S311
         yield overload
-        for operand_type in overload.args:
-            yield from self._grow(operand_type, steps - 1, low - 1, full=full)
+        for operand_type, may_be in zip(overload.args, self._numbers(overload), strict=True):
+            yield from self._grow(operand_type, steps - 1, low - 1, full=full, number=may_be)
 
-    def _may_stop(self, kind_type: _KindType, steps: int, low: int, *, full: bool) -> bool:
+    def _numbers(self, overload: gp.Primitive) -> list[bool]:
+        """Return which operands may be a number: where networks are compared, one of two."""
+        count = len(overload.args)
+        if not self._predicts:
+            return [True] * count
+        chosen = random.randrange(count) if count > 1 else None  # noqa: S311
+        return [place == chosen for place in range(count)]
+
+    def _may_stop(
+        self, kind_type: _KindType, steps: int, low: int, *, full: bool, number: bool
+    ) -> bool:
         overloads = self.set.primitives.get(kind_type)
         if steps <= 0 or not overloads:
             return True
         if full or low > 0:
             return False
-        return random.random() < self._terminal_share[kind_type]  # noqa: S311
+        return random.random() < self._terminal_share[number][kind_type]  # noqa: S311
 
     def _that_finish(self, kind_type: _KindType, steps: int) -> list[gp.Primitive]:
         """Return the overloads that can end within `steps`, or else the quickest to end."""
@@ -215,28 +254,28 @@ class Grammar:
             self._finishing[kind_type, steps] = fitting
         return self._finishing[kind_type, steps]
 
-    def _share_of_terminals(self) -> dict[_KindType, float]:
+    def _share_of_terminals(
+        self, leaves: Mapping[_KindType, Sequence[gp.Terminal]]
+    ) -> dict[_KindType, float]:
         """Return the chance that a branch of each type stops where it may (as DEAP's grow)."""
         shares = {}
-        for kind_type, terminals in self.set.terminals.items():
+        for kind_type, terminals in leaves.items():
             overloads = self.set.primitives.get(kind_type, ())
             heads = {self._heads[overload.name] for overload in overloads}
             shares[kind_type] = len(terminals) / max(1, len(terminals) + len(heads))
         return shares
 
-    def _nodes(self, expression: Expression) -> Iterator[Node]:
+    def _nodes(self, expression: Expression, kind: Kind) -> Iterator[Node]:
+        """Yield the nodes of an expression that is of `kind` where it stands."""
         if not expression.operands:
-            yield self._leaf(expression, Kind.SCALAR)
+            yield self._leaf(expression, kind)
             return
-        kinds = [kind_of(operand) for operand in expression.operands]
-        if Kind.EXPONENT in CATALOG[expression.head].signatures[0][0]:
-            kinds[-1] = Kind.EXPONENT
-        yield self._overloads[expression.head, tuple(kinds)]
-        for operand, kind in zip(expression.operands, kinds, strict=True):
-            if operand.is_constant:
-                yield self._leaf(operand, kind)
-            else:
-                yield from self._nodes(operand)
+        kinds = operand_kinds(expression)
+        if kind is Kind.MODEL and of_numbers(expression):
+            kinds = tuple(Kind.MODEL if k is not Kind.EXPONENT else k for k in kinds)
+        yield self._overloads[expression.head, kinds]
+        for operand, operand_kind in zip(expression.operands, kinds, strict=True):
+            yield from self._nodes(operand, operand_kind)
 
     def _leaf(self, expression: Expression, kind: Kind) -> Node:
         if expression.value is not None:

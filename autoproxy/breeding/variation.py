@@ -106,7 +106,7 @@ def _wrap(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
         if position == place:
             nodes += tree[here]
         else:
-            nodes += grammar.generate(0, 0, arg, full=False)
+            nodes += grammar.generate(0, 0, arg, full=False, number=True)
     tree[here] = nodes
     return tree
 

@@ -12,10 +12,10 @@ from functools import lru_cache
 import torch
 
 from autoproxy.language.blindness import Blindness
-from autoproxy.language.catalog import CATALOG
+from autoproxy.language.catalog import AGGREGATIONS, CATALOG
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import kind_of
-from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.terminals import PARTIAL, VOCABULARY
 from autoproxy.language.types import Kind
 
 _EVEN = frozenset({"abs", "square", "sqrt", "log", "pow"})
@@ -131,6 +131,8 @@ def _peel_operand(node: Expression, blind: frozenset[Kind]) -> Expression | None
     if node.head not in {"add", "sub", "mul", "div"}:
         return None
     left, right = node.operands
+    if kind_of(node) is Kind.MODEL:  # one number a network: only numbers are the same for all
+        blind = frozenset({Kind.SCALAR})
     blind_left, blind_right = kind_of(left) in blind, kind_of(right) in blind
     if blind_left == blind_right:
         return None
@@ -172,7 +174,7 @@ def _positive(expression: Expression) -> bool:
 
 def _fold(node: Expression) -> Expression | None:
     """Compute a node of constants alone, in float32 as at run time."""
-    if not all(operand.is_constant for operand in node.operands):
+    if node.head in AGGREGATIONS or not all(operand.is_constant for operand in node.operands):
         return None
     primitive = CATALOG[node.head]
     takes = primitive.signatures[0][0]
@@ -204,8 +206,8 @@ def _unite_equals(node: Expression) -> Expression | None:
     if len(node.operands) != 2 or node.operands[0] != node.operands[1]:
         return None
     match node.head:
-        case "sub" if kind_of(node) is Kind.SCALAR:
-            return constant(0.0)
+        case "sub" if kind_of(node) is Kind.SCALAR and not PARTIAL & node.terminals():
+            return constant(0.0)  # an aggregation would then take more layers, were they partial
         case "mul":
             return Expression("square", node.operands[:1])
         case "maximum" | "minimum":

@@ -9,18 +9,29 @@ import sympy
 from autoproxy.language import fast
 from autoproxy.language import meanings as m
 from autoproxy.language.primitive import Primitive
-from autoproxy.language.types import TENSOR_KINDS, Kind, Signature, elementwise
+from autoproxy.language.types import FLOWING_KINDS, TENSOR_KINDS, Kind, Signature, elementwise
 
 _TINY = sympy.Float("1e-30")
 _UNARY = elementwise(1)
 _BINARY = elementwise(2)
-_POWER: tuple[Signature, ...] = tuple(((k, Kind.EXPONENT), k) for k in TENSOR_KINDS)
-_VARYING = (Kind.WEIGHT, Kind.PER_INPUT, Kind.PER_OUTPUT)
+_POWER: tuple[Signature, ...] = tuple(
+    ((k, Kind.EXPONENT), k) for k in (*TENSOR_KINDS, *FLOWING_KINDS, Kind.MODEL)
+)
+_VARYING = (Kind.WEIGHT, Kind.PER_INPUT, Kind.PER_OUTPUT, *FLOWING_KINDS)
 _SAME: tuple[Signature, ...] = tuple(((k,), k) for k in _VARYING)
 _TO_SCALAR: tuple[Signature, ...] = tuple(((k,), Kind.SCALAR) for k in _VARYING)
 _ROWS: tuple[Signature, ...] = (((Kind.WEIGHT,), Kind.PER_OUTPUT),)
 _COLUMNS: tuple[Signature, ...] = (((Kind.WEIGHT,), Kind.PER_INPUT),)
 _IN_ROW: tuple[Signature, ...] = (((Kind.WEIGHT,), Kind.WEIGHT),)
+_MATRIX: tuple[Signature, ...] = tuple(
+    ((k,), Kind.SCALAR) for k in (Kind.WEIGHT, Kind.INPUT, Kind.OUTPUT)
+)
+_PAIR: tuple[Signature, ...] = tuple(((k, k), Kind.SCALAR) for k in _VARYING)
+_TOKENS: tuple[Signature, ...] = tuple(((k,), k) for k in (Kind.INPUT, Kind.OUTPUT))
+_HEADS: tuple[Signature, ...] = (((Kind.ATTENTION,), Kind.ATTENTION),)
+_PER_INPUT: tuple[Signature, ...] = (((Kind.INPUT,), Kind.PER_INPUT),)
+_PER_OUTPUT: tuple[Signature, ...] = (((Kind.OUTPUT,), Kind.PER_OUTPUT),)
+_LAYERS: tuple[Signature, ...] = (((Kind.SCALAR,), Kind.MODEL),)
 
 
 def _named(name: str) -> Callable[..., Any]:
@@ -67,6 +78,68 @@ def _reductions() -> list[Primitive]:
         )
         for prefix, signatures, axis in prefixes
         for word, template in latex.items()
+    ]
+
+
+def _opaque(
+    name: str, signatures: tuple[Signature, ...], latex: str, nonnegative: str, cost: int = 2
+) -> Primitive:
+    """Return a primitive that sympy knows by its name alone."""
+    return Primitive(
+        name,
+        signatures,
+        getattr(m, name),
+        _named(name),
+        latex,
+        cost=cost,
+        commutative=len(signatures[0][0]) == 2,
+        nonnegative=nonnegative,
+    )
+
+
+def _spectra() -> list[Primitive]:
+    """Return what is read off all entries as one distribution, or off singular values."""
+    return [
+        _opaque("entropy", _TO_SCALAR, r"\mathrm{{entropy}}\left({}\right)", "always"),
+        _opaque("nuclear", _MATRIX, r"\lVert {} \rVert_*", "always", cost=3),
+        _opaque("spectral", _MATRIX, r"\sigma_1\left({}\right)", "always", cost=3),
+        _opaque("erank", _MATRIX, r"\mathrm{{erank}}\left({}\right)", "always", cost=3),
+        _opaque("logdet", _MATRIX, r"\log\det\left({}\right)", "never", cost=3),
+        _opaque("correlation", _PAIR, r"\mathrm{{corr}}\left({}, {}\right)", "never"),
+    ]
+
+
+def _over_tokens() -> list[Primitive]:
+    """Return what reduces activations and attention along some of their axes."""
+    return [
+        _opaque("token_max", _TOKENS, r"\max_t\left({}\right)", "operands"),
+        _opaque("token_mean", _TOKENS, r"\mathrm{{mean}}_t\left({}\right)", "operands"),
+        _opaque("head_max", _HEADS, r"\max_h\left({}\right)", "operands"),
+        _opaque("head_mean", _HEADS, r"\mathrm{{mean}}_h\left({}\right)", "operands"),
+        _opaque("key_max", _HEADS, r"\max_k\left({}\right)", "operands"),
+        _opaque("key_entropy", _HEADS, r"\mathrm{{entropy}}_k\left({}\right)", "never"),
+        _opaque("tokens_norm", _PER_INPUT, r"\lVert {} \rVert_{{nt}}", "always"),
+        _opaque("tokens_mean", _PER_INPUT, r"\mathrm{{mean}}_{{nt}}\left({}\right)", "operands"),
+        _opaque("tokens_std", _PER_INPUT, r"\mathrm{{std}}_{{nt}}\left({}\right)", "always"),
+        _opaque("outputs_norm", _PER_OUTPUT, r"\lVert {}^T \rVert_{{nt}}", "always"),
+        _opaque(
+            "outputs_mean", _PER_OUTPUT, r"\mathrm{{mean}}_{{nt}}\left({}^T\right)", "operands"
+        ),
+        _opaque("outputs_std", _PER_OUTPUT, r"\mathrm{{std}}_{{nt}}\left({}^T\right)", "always"),
+    ]
+
+
+def _aggregations() -> list[Primitive]:
+    """Return what makes one number for a network out of one number for each of its layers."""
+    return [
+        _opaque("layers_sum", _LAYERS, r"\sum_{{\ell}}\left({}\right)", "operands"),
+        _opaque("layers_mean", _LAYERS, r"\mathrm{{mean}}_{{\ell}}\left({}\right)", "operands"),
+        _opaque("layers_max", _LAYERS, r"\max_{{\ell}}\left({}\right)", "operands"),
+        _opaque("layers_min", _LAYERS, r"\min_{{\ell}}\left({}\right)", "operands"),
+        _opaque("layers_std", _LAYERS, r"\mathrm{{std}}_{{\ell}}\left({}\right)", "always"),
+        _opaque("layers_logsum", _LAYERS, r"\sum_{{\ell}}\log\left|{}\right|", "never"),
+        _opaque("layers_first", _LAYERS, r"\mathrm{{first}}_{{\ell}}\left({}\right)", "operands"),
+        _opaque("layers_last", _LAYERS, r"\mathrm{{last}}_{{\ell}}\left({}\right)", "operands"),
     ]
 
 
@@ -244,6 +317,12 @@ _PRIMITIVES = (
         cost=2,
         fast=fast.row_zscore,
     ),
+    *_spectra(),
+    *_over_tokens(),
+    *_aggregations(),
 )
 
 CATALOG: Mapping[str, Primitive] = MappingProxyType({p.name: p for p in _PRIMITIVES})
+
+AGGREGATIONS = frozenset(p.name for p in _PRIMITIVES if p.signatures is _LAYERS)
+"""Primitives that make a Model of one Scalar for each layer."""

@@ -4,7 +4,10 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
 
-_ROWLESS = (Kind.PER_INPUT, Kind.SCALAR)
+_OF_ALL = frozenset(
+    {"minmax", "zscore", "entropy", "nuclear", "spectral", "erank", "logdet", "correlation"}
+)
+"""Primitives that look at all entries of what they are applied to, besides `all_...`."""
 
 
 def looks_across(node: Expression) -> bool:
@@ -18,11 +21,11 @@ def looks_across(node: Expression) -> bool:
     """
     if node.head.startswith("col_"):
         return True
-    if node.head.startswith("all_") or node.head in {"minmax", "zscore"}:
-        return kind_of(node.operands[0]) is not Kind.PER_INPUT
+    if node.head.startswith("all_") or node.head in _OF_ALL:
+        return has_rows(node.operands[0])
     return False
 
 
 def has_rows(node: Expression) -> bool:
     """Return whether a value is a Weight or PerOutput, with one row for each output."""
-    return kind_of(node) not in _ROWLESS
+    return kind_of(node) in {Kind.WEIGHT, Kind.PER_OUTPUT}

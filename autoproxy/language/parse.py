@@ -5,7 +5,7 @@ import warnings
 from functools import lru_cache
 
 from autoproxy.errors import ExpressionError, unknown_name
-from autoproxy.language.catalog import CATALOG
+from autoproxy.language.catalog import AGGREGATIONS, CATALOG
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.primitive import EXPONENT_RANGE
 from autoproxy.language.terminals import VOCABULARY
@@ -78,9 +78,7 @@ def kind_of(expression: Expression) -> Kind:
     if not expression.operands:
         return VOCABULARY[expression.head].kind
     primitive = CATALOG[expression.head]
-    kinds = tuple(kind_of(operand) for operand in expression.operands)
-    if Kind.EXPONENT in primitive.signatures[0][0]:
-        kinds = (*kinds[:-1], _exponent(expression))
+    kinds = operand_kinds(expression)
     result = primitive.result(kinds)
     if result is None:
         fitting = sorted({", ".join(k.value for k in s) for s, _ in primitive.signatures})
@@ -89,6 +87,38 @@ def kind_of(expression: Expression) -> Kind:
             f"({', '.join(k.value for k in kinds)}); it takes ({') or ('.join(fitting)})"
         )
     return result
+
+
+def operand_kinds(expression: Expression) -> tuple[Kind, ...]:
+    """Return the kinds that the operands of `expression` have there.
+
+    What is made of numbers alone is a Scalar, but among Model operands it is a Model, too.
+
+    Raises:
+        ExpressionError: Something below does not fit, or an exponent is no lawful one.
+
+    >>> [kind.value for kind in operand_kinds(parse("mul(2, n_layers)"))]
+    ['Model', 'Model']
+    """
+    kinds = tuple(map(kind_of, expression.operands))
+    if Kind.EXPONENT in CATALOG[expression.head].signatures[0][0]:
+        return (*kinds[:-1], _exponent(expression))
+    if Kind.MODEL in kinds:
+        pairs = zip(expression.operands, kinds, strict=True)
+        return tuple(Kind.MODEL if of_numbers(operand) else kind for operand, kind in pairs)
+    return kinds
+
+
+@lru_cache(maxsize=100_000)
+def of_numbers(expression: Expression) -> bool:
+    """Return whether an expression is made of numbers alone, so that layers do not matter.
+
+    >>> of_numbers(parse("mul(2, log(3))")), of_numbers(parse("layers_sum(2)"))
+    (True, False)
+    """
+    if not expression.operands:
+        return expression.is_constant
+    return expression.head not in AGGREGATIONS and all(map(of_numbers, expression.operands))
 
 
 def _exponent(expression: Expression) -> Kind:

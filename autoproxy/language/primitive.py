@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from autoproxy.errors import ConfigError
-from autoproxy.language.types import Kind, Signature, shape_of
+from autoproxy.language.types import FLOWING_KINDS, Kind, Signature, shape_of
 
 PROBES = (-1e4, -1.0, -1e-8, 0.0, 1e-8, 1.0, 1e4)
 EXPONENTS = (-4.0, -0.5, 0.0, 0.3, 1.0, 4.0)
@@ -26,8 +26,9 @@ class Primitive:
     Attributes:
         name: Word used in expression text, for example `add`.
         signatures: Kinds it takes and gives.
-        tensor: Its meaning on 2-D float tensors (an `EXPONENT` arrives as a float). A plain
-            function of torch alone: exports copy its source.
+        tensor: Its meaning on float tensors (an `EXPONENT` arrives as a float; a Scalar that an
+            aggregation takes as (layers, 1)). A plain function of torch alone: exports copy its
+            source.
         symbol: The same meaning for sympy.
         latex: Format string with one slot an operand.
         cost: Weight in the complexity of an expression.
@@ -78,7 +79,7 @@ class Primitive:
             if any(not torch.equal(a, b) for a, b in zip(tensors, before, strict=True)):
                 raise ConfigError(f"primitive {self.name!r} changes its operands in place")
             expected = shape_of(result, *_PROBE_SHAPE)
-            if tuple(value.shape) != expected:
+            if not _is_of_shape(tuple(value.shape), expected, result):
                 raise ConfigError(
                     f"primitive {self.name!r} on {[k.value for k in kinds]} gives shape "
                     f"{tuple(value.shape)}, but declares {result.value} {expected}"
@@ -93,27 +94,43 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
+def _is_of_shape(found: tuple[int, ...], wanted: tuple[int, ...], kind: Kind) -> bool:
+    """Return whether a shape is of a kind; what flows may have reduced axes of size 1."""
+    if kind not in FLOWING_KINDS:
+        return found == wanted
+    return len(found) == len(wanted) and all(
+        size in {1, most} for size, most in zip(found, wanted, strict=True)
+    )
+
+
 _PROBE_SHAPE = (len(PROBES), len(PROBES) + 2)
 
 
 def _probe_operands(kinds: tuple[Kind, ...]) -> list[list[torch.Tensor | float]]:
     """Return operand lists in which every pair of hard numbers meets once."""
-    values = torch.tensor(PROBES)
     rows, columns = _PROBE_SHAPE
-    column = values.reshape(-1, 1)
-    row = torch.cat([values, values[:2]]).reshape(1, -1)
     made: list[list[torch.Tensor | float]] = []
     for flipped, exponent in product((False, True), EXPONENTS):
-        operands: list[torch.Tensor | float] = []
-        for position, kind in enumerate(kinds):
-            if kind is Kind.EXPONENT:
-                operands.append(exponent)
-                continue
-            along_rows = (position % 2 == 0) is not flipped
-            full = (column if along_rows else row).expand(rows, columns)
-            high, wide = shape_of(kind, rows, columns)
-            operands.append(full[:high, :wide].clone())
-        made.append(operands)
+        made.append(
+            [
+                exponent
+                if kind is Kind.EXPONENT
+                else _probe(
+                    shape_of(kind, rows, columns), along_rows=(place % 2 == 0) is not flipped
+                )
+                for place, kind in enumerate(kinds)
+            ]
+        )
         if Kind.EXPONENT not in kinds and flipped:
             break
     return made
+
+
+def _probe(shape: tuple[int, ...], *, along_rows: bool) -> torch.Tensor:
+    """Return hard numbers that vary along one of the last two axes, where these are so long."""
+    rows, columns = _PROBE_SHAPE
+    values = torch.tensor(PROBES)
+    full = (
+        values.reshape(-1, 1) if along_rows else torch.cat([values, values[:2]]).reshape(1, -1)
+    ).expand(rows, columns)
+    return full[: shape[-2], : shape[-1]].expand(shape).clone()

@@ -45,7 +45,7 @@ class Program:
         """Yield the value of each expression, in order, for one layer.
 
         Args:
-            inputs: Terminal name to 2-D tensor, shaped as its kind says; never changed.
+            inputs: Terminal name to tensor, shaped as its kind says; never changed.
 
         Raises:
             KeyError: A terminal is missing.
@@ -73,8 +73,9 @@ class Program:
             may be written over by whoever takes it no more than an input may; one that has no
             rows is whole each time.
         """
-        rows = max((value.shape[0] for value in inputs.values()), default=1)
-        columns = max((value.shape[1] for value in inputs.values()), default=1)
+        sizes = [value.shape for value in inputs.values() if value.dim() == 2]
+        rows = max((size[0] for size in sizes), default=1)
+        columns = max((size[1] for size in sizes), default=1)
         step = rows_of_tile(self._uses, columns, size)
         if step >= rows:
             yield slice(0, rows), self.run(inputs)

@@ -1,15 +1,15 @@
-"""The vocabulary of terminals: what an expression may read of one linear layer.
+"""The vocabulary of terminals: what an expression may read of one linear layer, or of a network.
 
 An evaluator says which of these it provides; a space says which it asks for. Notation: weight
 W (d_out, d_in), inputs x (sequences n, tokens t, d_in), outputs y, loss L = mean cross-entropy of
-one calibration sequence.
+one calibration sequence. A layer offers only what it has: some lack attention.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from autoproxy.language.types import Kind
+from autoproxy.language.types import TENSOR_KINDS, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,33 @@ class Terminal:
     latex: str
     unit: str
     meaning: str
+
+
+def _of_networks() -> tuple[Terminal, ...]:
+    """Return what is one number for a whole network, all above zero but `log_flow`."""
+    words = (
+        ("n_layers", "L", "none", "blocks of the network, one above the other"),
+        ("width", r"d_{\mathrm{model}}", "none", "size of the hidden states between blocks"),
+        ("ff_width", r"\overline{d_{\mathrm{ff}}}", "none", "feed-forward width, mean over blocks"),
+        ("n_heads", r"\overline{h}", "none", "attention heads, mean over blocks"),
+        ("d_embed", r"d_{\mathrm{embed}}", "none", "size of the token embeddings"),
+        ("params", "P", "parameters", "parameters of the whole network, each once"),
+        ("params_attention", r"P_{\mathrm{attention}}", "parameters", "those of attention"),
+        ("params_mlp", r"P_{\mathrm{mlp}}", "parameters", "those of the feed-forward parts"),
+        ("params_embedding", r"P_{\mathrm{embed}}", "parameters", "those of embeddings"),
+        ("params_body", r"P_{\mathrm{body}}", "parameters", "all but those of embeddings"),
+        (
+            "flops",
+            r"\mathrm{FLOPs}",
+            "operations",
+            "of the linear layers of the body for one token, a multiply-add being two",
+        ),
+    )
+    counts = [
+        Terminal(name, Kind.MODEL, True, latex, unit, what) for name, latex, unit, what in words
+    ]
+    flow = "natural logarithm of R, SynFlow's sum, of which `flow` is a gradient"
+    return (*counts, Terminal("log_flow", Kind.MODEL, False, r"\log R", "none", flow))
 
 
 _TERMINALS = (
@@ -144,6 +171,112 @@ _TERMINALS = (
         "none",
         "number of the decoder layer around it, 0 for the first",
     ),
+    Terminal(
+        "hg",
+        Kind.WEIGHT,
+        False,
+        "HG",
+        "(loss / weight)^2 / weight",
+        "Hessian times gradient, as GraSP has it: d<g, stopgrad(g)>/dW with g of all sequences and "
+        "all parameters",
+    ),
+    Terminal(
+        "flow",
+        Kind.WEIGHT,
+        True,
+        r"\\partial\\log R",
+        "1 / weight",
+        "SynFlow's gradient over its sum: (dR/dW) / R, R the sum of outputs for inputs of ones of "
+        "the network with all parameters |.| and norms bypassed, in float64",
+    ),
+    Terminal(
+        "x",
+        Kind.INPUT,
+        False,
+        "X",
+        "activation",
+        "what goes into the layer, for each sequence and token",
+    ),
+    Terminal(
+        "dx",
+        Kind.INPUT,
+        False,
+        r"\\partial X",
+        "loss / activation",
+        "dL/dx for each sequence and token, L of its own sequence",
+    ),
+    Terminal(
+        "heads",
+        Kind.INPUT,
+        False,
+        r"X^{\\mathrm{heads}}",
+        "activation",
+        "x of layers that read the outputs of attention heads; other layers have none",
+    ),
+    Terminal(
+        "y",
+        Kind.OUTPUT,
+        False,
+        "Y",
+        "activation",
+        "what comes out of the layer, bias included, for each sequence and token",
+    ),
+    Terminal(
+        "dy",
+        Kind.OUTPUT,
+        False,
+        r"\\partial Y",
+        "loss / activation",
+        "dL/dy for each sequence and token, L of its own sequence",
+    ),
+    Terminal(
+        "attention",
+        Kind.ATTENTION,
+        True,
+        r"\\mathcal{A}",
+        "probability",
+        "attention probabilities that weigh what goes into layers that have `heads`: over keys "
+        "they sum to 1; other layers have none",
+    ),
+    Terminal("fan_in", Kind.SCALAR, True, r"d_{\\mathrm{in}}", "none", "inputs of the layer"),
+    Terminal("fan_out", Kind.SCALAR, True, r"d_{\\mathrm{out}}", "none", "outputs of the layer"),
+    Terminal(
+        "is_attention",
+        Kind.SCALAR,
+        True,
+        r"[\\mathrm{attention}]",
+        "none",
+        "1 for a layer of attention, else 0",
+    ),
+    Terminal(
+        "is_mlp",
+        Kind.SCALAR,
+        True,
+        r"[\\mathrm{mlp}]",
+        "none",
+        "1 for a layer of a feed-forward part, else 0",
+    ),
+    Terminal(
+        "is_first",
+        Kind.SCALAR,
+        True,
+        r"[\\mathrm{first}]",
+        "none",
+        "1 for the layer of a block that is executed first, else 0",
+    ),
+    *_of_networks(),
 )
 
 VOCABULARY: Mapping[str, Terminal] = MappingProxyType({t.name: t for t in _TERMINALS})
+
+_FOR_PREDICTIONS = ("hg", "flow", "fan_in", "fan_out", "is_attention", "is_mlp", "is_first")
+
+OF_ONE_MODEL = frozenset(
+    name
+    for name, terminal in VOCABULARY.items()
+    if terminal.kind in TENSOR_KINDS and name not in _FOR_PREDICTIONS
+)
+"""Terminals that importances of the weights of one model read."""
+
+PARTIAL = frozenset({"heads", "attention"})
+"""Terminals that some layers of any network lack."""

@@ -70,6 +70,10 @@ class Layer:
                 self.whole[node] = self._without_rows(node)
                 continue
             operand = node.operands[0]
+            if len(node.operands) > 1:
+                self.whole[node] = self._of_pair(node)
+                lying = None
+                continue
             if operand != lying:
                 value = self._assembled(operand)
             lying = None if node.head == "zscore" else operand
@@ -86,6 +90,11 @@ class Layer:
         for start in range(0, self.rows, self.step):
             rows = slice(start, min(start + self.step, self.rows))
             yield rows, tape.run(rows)
+
+    def _of_pair(self, node: Expression) -> Tensor:
+        left, right = node.operands
+        kept = self._assembled(left).clone()  # the other is assembled in the same room
+        return _meaning(node)(kept, self._assembled(right))
 
     def _without_rows(self, node: Expression) -> Tensor:
         operands = [self.known(operand) for operand in node.operands[: _tensors(node)]]
@@ -215,7 +224,7 @@ class _Tape:
             return self._places[node]
         if not node.operands or node in self._layer.whole:
             place = self._register(node, self._layer.known(node))
-            if not node.is_constant and not node.operands and self._registers[place].shape[0] > 1:
+            if not node.is_constant and not node.operands and has_rows(node):
                 self._sliced.append((place, self._registers[place]))
             return place
         operands = node.operands[: _tensors(node)]

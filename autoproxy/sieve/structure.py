@@ -15,7 +15,7 @@ def _limits(expression: Expression, slot: int, context: Context) -> str | None:
 def _varies(expression: Expression, slot: int, context: Context) -> str | None:
     """Drop what reads no terminal that differs within the group that is compared."""
     del slot
-    if context.space.root is Kind.SCALAR:  # one number for each decoder layer is compared
+    if context.space.root in {Kind.SCALAR, Kind.MODEL}:  # decoder layers, or networks
         return None if expression.terminals() else "it reads no terminal"
     rows = context.blindness is Blindness.ROW
     if any(_differs(kind, rows=rows) for kind in map(_leaf_kind, expression.walk()) if kind):

@@ -30,9 +30,14 @@ class DecoderConfig:
         norm: One of `NORMS`, before attention, before the feed-forward, and at the end.
         activation: One of `ACTIVATIONS`; `swiglu` has a third, gating matrix.
         position: One of `POSITIONS`.
-        vocabulary: Entries of the embedding, which is also the output matrix.
+        vocabulary: Entries of the embedding.
         length: Most tokens in a sequence.
         bias: Whether linear layers and norms have one.
+        head_size: Features of a head; None: the heads share out the width.
+        frequencies: By how much a token turns each pair of a head's features, of rotary
+            positions; None: by 10,000^(-2i / size).
+        epsilon: Of the norms; None: 1e-6 for `rms`, 1e-5 for `layer`.
+        tied: Whether the embedding is the output matrix, too.
     """
 
     width: int
@@ -45,6 +50,10 @@ class DecoderConfig:
     vocabulary: int = 256
     length: int = 128
     bias: bool = False
+    head_size: int | None = None
+    frequencies: tuple[float, ...] | None = None
+    epsilon: float | None = None
+    tied: bool = True
 
     def __post_init__(self) -> None:
         for kind, value, known in (
@@ -60,13 +69,13 @@ class DecoderConfig:
                 f"{len(self.heads)}, {len(self.kv_heads)} and {len(self.ff_widths)}"
             )
         for heads, shared in zip(self.heads, self.kv_heads, strict=True):
-            if self.width % heads or heads % shared:
+            if (self.width % heads and self.head_size is None) or heads % shared:
                 raise ConfigError(
                     f"{heads} heads must divide width {self.width}, and {shared} key-value heads "
                     "must divide them"
                 )
-            if self.position == "rotary" and self.width // heads % 2:
-                raise ConfigError(f"rotary positions need even heads, got {self.width // heads}")
+            if self.position == "rotary" and self.size_of(heads) % 2:
+                raise ConfigError(f"rotary positions need even heads, got {self.size_of(heads)}")
         if min(self.ff_widths) < 1:
             raise ConfigError(f"ff_widths must be at least 1, got {min(self.ff_widths)}")
 
@@ -74,6 +83,10 @@ class DecoderConfig:
     def depth(self) -> int:
         """Number of layers."""
         return len(self.heads)
+
+    def size_of(self, heads: int) -> int:
+        """Return the features of a head in a layer that has so many."""
+        return self.head_size or self.width // heads
 
 
 class Decoder(nn.Module):
@@ -87,6 +100,8 @@ class Decoder(nn.Module):
     (2, 5, 256)
     """
 
+    causal = True
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -95,11 +110,18 @@ class Decoder(nn.Module):
         self.position = nn.Embedding(config.length, config.width) if learned else None
         self.layers = nn.ModuleList(DecoderLayer(config, n) for n in range(config.depth))
         self.norm = _norm(config)
+        shape = (config.vocabulary, config.width)
+        self.output = None if config.tied else nn.Parameter(torch.empty(shape))
         self._draw()
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return logits (sequences, tokens, vocabulary) of ids (sequences, tokens)."""
-        return functional.linear(self.hidden(self.embedding(ids)), self.embedding.weight)
+        return self.body(self.embedding(ids))
+
+    def body(self, embedded: Tensor) -> Tensor:
+        """Return logits of embedded tokens (sequences, tokens, width)."""
+        output = self.embedding.weight if self.output is None else self.output
+        return functional.linear(self.hidden(embedded), output)
 
     def hidden(self, embedded: Tensor) -> Tensor:
         """Return the last hidden states of embedded tokens, both (sequences, tokens, width)."""
@@ -120,6 +142,8 @@ class Decoder(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        if self.output is not None:
+            nn.init.normal_(self.output, std=0.02)
 
 
 class DecoderLayer(nn.Module):
@@ -145,22 +169,22 @@ class Attention(nn.Module):
     def __init__(self, config: DecoderConfig, heads: int, kv_heads: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.kind = heads, kv_heads, config.position
-        self.size = config.width // heads
+        self.size, self.frequencies = config.size_of(heads), config.frequencies
         shared = kv_heads * self.size
-        self.query = nn.Linear(config.width, config.width, bias=config.bias)
+        self.query = nn.Linear(config.width, heads * self.size, bias=config.bias)
         self.key = nn.Linear(config.width, shared, bias=config.bias)
         self.value = nn.Linear(config.width, shared, bias=config.bias)
         self.softmax = nn.Softmax(dim=-1)
-        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+        self.out = nn.Linear(heads * self.size, config.width, bias=config.bias)
 
     def forward(self, state: Tensor) -> Tensor:
         """Return what attention adds to hidden states, (sequences, tokens, width)."""
-        sequences, tokens, width = state.shape
+        tokens = state.shape[1]
         query = self._split(self.query(state), self.heads)
         key = self._split(self.key(state), self.kv_heads)
         value = self._split(self.value(state), self.kv_heads)
         if self.kind == "rotary":
-            query, key = rotated(query), rotated(key)
+            query, key = rotated(query, self.frequencies), rotated(key, self.frequencies)
         repeats = self.heads // self.kv_heads
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
         alibi = self.kind == "alibi"
@@ -172,7 +196,7 @@ class Attention(nn.Module):
         else:
             scores = query @ key.transpose(-1, -2) / math.sqrt(self.size) + bias
             mixed = self.softmax(scores) @ value  # (sequences, heads, tokens, size)
-        mixed = mixed.transpose(1, 2).reshape(sequences, tokens, width)
+        mixed = mixed.transpose(1, 2).flatten(2)
         added: Tensor = self.out(mixed)
         return added
 
@@ -204,14 +228,22 @@ class FeedForward(nn.Module):
         return added
 
 
-def rotated(heads: Tensor) -> Tensor:
+def rotated(heads: Tensor, frequencies: tuple[float, ...] | None = None) -> Tensor:
     """Return (…, tokens, size) turned by its position, first half against second (RoPE).
+
+    Args:
+        heads: What is turned.
+        frequencies: Radians a token, for each pair of features; None: 10,000^(-2i / size).
 
     Source: Su et al. 2021, arXiv:2104.09864, base 10,000, as LLaMA pairs the features.
     """
     tokens, size = heads.shape[-2:]
-    powers = torch.arange(0, size, 2, device=heads.device, dtype=torch.float32) / size
-    turns = torch.arange(tokens, device=heads.device)[:, None] / 10_000.0**powers
+    places = torch.arange(tokens, device=heads.device)[:, None]
+    if frequencies is None:
+        powers = torch.arange(0, size, 2, device=heads.device, dtype=torch.float32) / size
+        turns = places / 10_000.0**powers
+    else:
+        turns = places * torch.tensor(frequencies, device=heads.device)
     cos, sin = turns.cos().to(heads), turns.sin().to(heads)
     first, second = heads.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
@@ -237,5 +269,5 @@ def causal_bias(heads: int, tokens: int, *, alibi: bool) -> Tensor:
 
 def _norm(config: DecoderConfig) -> nn.Module:
     if config.norm == "rms":
-        return nn.RMSNorm(config.width, eps=1e-6)
-    return nn.LayerNorm(config.width, eps=1e-5, bias=config.bias)
+        return nn.RMSNorm(config.width, eps=config.epsilon or 1e-6)
+    return nn.LayerNorm(config.width, eps=config.epsilon or 1e-5, bias=config.bias)
