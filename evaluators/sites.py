@@ -372,15 +372,14 @@ def _observe(
 ) -> list[_Seen]:
     """Run the network forward, and backward if asked; return what its weights saw, in order."""
     labels = labels_of(network, batch, causal)
-    shape = (labels.shape[0], labels.shape[1])
     seen: dict[int, _Seen] = {}  # by weight
     reader: dict[str, int] = {}  # attention module: the weight that is called last in it
-    written: list[tuple[int, int, int]] = [(0, 0, 0)]  # by the last layer: weight, address, size
+    last: list[Any] = [0, None]  # the weight that was called last, and what it gave
 
     def hook(name: str) -> Callable[..., Tensor]:
         def see(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
             key = id(module.get_parameter("weight"))
-            site = seen.setdefault(key, _Seen(name, module, shape))
+            site = seen.setdefault(key, _Seen(name, module, (labels.shape[0], labels.shape[1])))
             if not y.requires_grad:  # the first of its branch: parameters are frozen
                 y = y.detach().requires_grad_()
             call = site.take(args[0], y)
@@ -388,7 +387,7 @@ def _observe(
             hear(lambda gradient: site.slope(call, gradient))
             reader[role_of(name, ATTENTION)] = key
             handed = y.clone()  # which the network may overwrite
-            written[0] = (key, handed.data_ptr(), handed.numel())
+            last[:] = key, handed
             return handed
 
         return see
@@ -397,16 +396,16 @@ def _observe(
     with hooked(module.register_forward_hook(hook(name)) for name, module in layers.items()):
         with _probabilities(network) as attention:
             logits = logits_of(network, batch)
-        total: Any = losses_of(logits, labels).sum()
         if backward:
-            total.backward()
-    for root, values in attention.items():
-        if root in reader:
-            seen[reader[root]].attention = values
-    for root in reader.keys() - {""}:
-        seen[reader[root]].reads_heads = True
-    if written[0][1:] == (logits.data_ptr(), logits.numel()):
-        seen.pop(written[0][0])
+            run: Any = losses_of(logits, labels).sum().backward
+            run()
+    for root, weight in reader.items():
+        if root:
+            seen[weight].reads_heads = True
+            seen[weight].attention = attention.get(root, [])
+    key, given = last
+    if key and (given.data_ptr(), given.numel()) == (logits.data_ptr(), logits.numel()):
+        seen.pop(key)
     return list(seen.values())
 
 
