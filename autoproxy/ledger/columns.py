@@ -1,0 +1,88 @@
+"""What the numbers of a report mean, and how people read them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoproxy.evaluation import Column, Direction
+
+REFERENCE = "wanda"
+"""The hand-made metric that ratios of perplexity are taken to."""
+
+PRUNING = (
+    Column("perplexity", direction=Direction.MINIMIZE, digits=2, reference=REFERENCE),
+    Column("kl", "nats", Direction.MINIMIZE, title="KL"),
+)
+"""Columns of a protocol that lists none: those that were measured before protocols listed any."""
+
+FIXED = ("role", "name", "run", "seeds", "interval", "ratio", "complexity", "text")
+"""What a board says of a metric besides; no column has such a name."""
+
+
+HEADING = ("model", "condition", "group", "mode", "text", "tokens", "length", "calibration")
+"""Entries of a protocol that head its table; the rest stands behind its hash."""
+
+FURTHER = ("benchmark", "quality", "architectures", "labels", "split")
+"""More of them, of reports that are not of pruning; CSV has a column where any protocol has one."""
+
+
+def columns_of(protocol: Mapping[str, Any]) -> tuple[Column, ...]:
+    """Return the columns of the reports under a protocol; the first one ranks.
+
+    Raises:
+        ValueError: It lists none, one twice, a first one without direction, or a taken name.
+    """
+    if "columns" not in protocol:
+        return PRUNING
+    columns = tuple(Column.from_json(column) for column in protocol["columns"])
+    names = [name for column in columns for name in column.names]
+    if (
+        not columns
+        or columns[0].direction is None
+        or len({*names, *FIXED}) < len(names) + len(FIXED)
+    ):
+        raise ValueError(
+            "a protocol lists columns of different names, the first with a direction, none of "
+            f"them called {', '.join(FIXED)}; got {names}"
+        )
+    return columns
+
+
+def heading(protocol: Mapping[str, Any]) -> str:
+    """Return what a table is of, in one line."""
+    words = [word for word in (*HEADING, *FURTHER) if word in protocol]
+    return ", ".join(f"{word} {protocol[word]}" for word in words)
+
+
+def headings(columns: Sequence[Column]) -> list[str]:
+    """Return what stands above the columns, and above the ratio to the first's reference.
+
+    >>> headings(PRUNING)
+    ['perplexity', '/ Wanda', 'KL']
+    """
+    first, *others = columns
+    ratio = [f"/ {first.reference.capitalize()}"] if first.reference else []
+    return [first.heading, *ratio, *(column.heading for column in others)]
+
+
+def cells(columns: Sequence[Column], entry: Mapping[str, Any]) -> list[str]:
+    """Return what stands below the headings for one metric of a board.
+
+    >>> cells(PRUNING, {"perplexity": 20.0, "interval": 0.5, "ratio": None, "kl": 0.25})
+    ['20.00 ± 0.50', '', '0.250']
+    """
+    first, *others = columns
+    half = entry["interval"]
+    value = _cell(first, entry) + ("" if half is None else f" ± {half:.{first.digits}f}")
+    ratio = "" if entry["ratio"] is None else f"{entry['ratio']:.3f}"
+    return [value, *([ratio] if first.reference else []), *(_cell(c, entry) for c in others)]
+
+
+def _cell(column: Column, entry: Mapping[str, Any]) -> str:
+    """Return a number with its interval, or nothing where there is none."""
+    value, low, high = (
+        None if entry.get(name) is None else f"{entry[name]:.{column.digits}f}"
+        for name in column.names
+    )
+    if value is None:
+        return ""
+    return value if low is None or high is None else f"{value} [{low}, {high}]"
