@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autoproxy.columns import cells, columns_of, heading, headings
 from autoproxy.commands.progress import Progress
-from autoproxy.ledger.columns import cells, columns_of, heading, headings
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines about one stage where there is no terminal."""

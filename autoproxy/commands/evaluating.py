@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoproxy.columns import columns_of
 from autoproxy.commands import loading
 from autoproxy.commands.metrics import asked_metric
 from autoproxy.commands.reporting import Named, Reporter
@@ -13,7 +14,6 @@ from autoproxy.export.formula import to_infix
 from autoproxy.language.canonical import canonical
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
-from autoproxy.ledger.columns import columns_of
 from autoproxy.ledger.ledger import Ledger
 
 

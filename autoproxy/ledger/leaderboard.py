@@ -9,16 +9,17 @@ from typing import Any
 
 from scipy import stats
 
-from autoproxy.evaluation import Column, Direction, content_hash
-from autoproxy.ledger.columns import (
+from autoproxy.columns import (
     FURTHER,
     HEADING,
     PRUNING,
+    Column,
     cells,
     columns_of,
     heading,
     headings,
 )
+from autoproxy.evaluation import Direction, content_hash
 from autoproxy.ledger.records import ReportRow
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoproxy.columns import columns_of
 from autoproxy.evaluation import Outcome
-from autoproxy.ledger.columns import columns_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,69 @@
 """What the numbers of a report mean, and how people read them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
-from autoproxy.evaluation import Column, Direction
+from autoproxy.evaluation import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A number that a report gives of every metric.
+
+    An evaluator lists its columns in the protocol of its reports, as `columns`; the first one
+    ranks. What a number means is part of what determines it, so reports whose columns differ
+    never share a table. A row may also have the ends of an interval, under `low` and `high`.
+
+    Attributes:
+        name: Under which rows and exports have it.
+        unit: Empty for a number without one.
+        direction: Which way is better; None where neither is, and never for the first.
+        digits: Behind the point, where people read it.
+        title: Heading of the column; empty: name and unit.
+        reference: Hand-made metric that the first column is also given as a ratio to, or empty.
+
+    >>> Column.from_json(Column("tau", direction=Direction.MAXIMIZE).to_json()).low
+    'tau_low'
+    """
+
+    name: str
+    unit: str = ""
+    direction: Direction | None = None
+    digits: int = 3
+    title: str = ""
+    reference: str = ""
+
+    @property
+    def low(self) -> str:
+        """Name of the lower end of its interval."""
+        return f"{self.name}_low"
+
+    @property
+    def high(self) -> str:
+        """Name of the upper end of its interval."""
+        return f"{self.name}_high"
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """All names that it may have in a row."""
+        return (self.name, self.low, self.high)
+
+    @property
+    def heading(self) -> str:
+        """What stands above it."""
+        return self.title or (f"{self.name} ({self.unit})" if self.unit else self.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values, for a protocol."""
+        return {**asdict(self), "direction": self.direction.value if self.direction else None}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the column that `to_json` wrote."""
+        direction = values["direction"]
+        return cls(**{**values, "direction": Direction(direction) if direction else None})
+
 
 REFERENCE = "wanda"
 """The hand-made metric that ratios of perplexity are taken to."""
