@@ -74,15 +74,15 @@ PRUNING = (
 )
 """Columns of a protocol that lists none: those that were measured before protocols listed any."""
 
-FIXED = ("role", "name", "run", "seeds", "interval", "ratio", "complexity", "text")
-"""What a board says of a metric besides; no column has such a name."""
-
-
 HEADING = ("model", "condition", "group", "mode", "text", "tokens", "length", "calibration")
 """Entries of a protocol that head its table; the rest stands behind its hash."""
 
 FURTHER = ("benchmark", "quality", "architectures", "labels", "split")
 """More of them, of reports that are not of pruning; CSV has a column where any protocol has one."""
+
+_ENTRY = ("role", "name", "run", "seed", "seeds", "interval", "ratio", "complexity", "text")
+FIXED = frozenset(("protocol", "formula", "index", *HEADING, *FURTHER, *_ENTRY))
+"""What a board or a report says of a metric besides; no column has such a name."""
 
 
 def columns_of(protocol: Mapping[str, Any]) -> tuple[Column, ...]:
@@ -95,14 +95,11 @@ def columns_of(protocol: Mapping[str, Any]) -> tuple[Column, ...]:
         return PRUNING
     columns = tuple(Column.from_json(column) for column in protocol["columns"])
     names = [name for column in columns for name in column.names]
-    if (
-        not columns
-        or columns[0].direction is None
-        or len({*names, *FIXED}) < len(names) + len(FIXED)
-    ):
+    free = len(FIXED.union(names)) == len(FIXED) + len(names)
+    if not (free and columns and columns[0].direction):
         raise ValueError(
             "a protocol lists columns of different names, the first with a direction, none of "
-            f"them called {', '.join(FIXED)}; got {names}"
+            f"them called {', '.join(sorted(FIXED))}; got {names}"
         )
     return columns
 

@@ -158,7 +158,10 @@ def to_markdown(groups: Sequence[Group]) -> str:
         columns = columns_of(group.protocol)
         titles = ["", "metric", "role", *headings(columns), "seeds", "complexity", "formula"]
         lines += [f"## {_cell(heading(group.protocol))}", "", f"Protocol `{group.digest[:12]}`", ""]
-        lines += [f"| {' | '.join(titles)} |".replace("|  |", "| |"), "|---" * len(titles) + "|"]
+        lines += [
+            f"| {' | '.join(map(_cell, titles))} |".replace("|  |", "| |"),
+            "|---" * len(titles) + "|",
+        ]
         lines += [_line(place, entry, columns) for place, entry in enumerate(group.entries, 1)]
         lines += [""]
     return "\n".join(lines).rstrip("\n") + "\n"
