@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autoproxy.columns import cells, columns_of, heading, headings
 from autoproxy.commands.progress import Progress
 
 PLAIN_EVERY = 10.0
@@ -104,11 +105,15 @@ def evaluation(console: Console, found: Mapping[str, Any]) -> None:
     table = Table("", "", show_header=False)
     for name in ("metric", "formula", "seed"):
         table.add_row(name, escape(str(found[name])))
-    table.add_row("perplexity", f"{found['perplexity']:.4f}")
-    table.add_row("dense perplexity", f"{found['dense_perplexity']:.4f}")
-    table.add_row(f"KL to dense ({found['unit']})", f"{found['kl']:.5f}")
+    for column in columns_of(found["protocol"]):
+        for name in (column.name, f"dense_{column.name}", column.low, column.high):
+            if name in found:
+                unit = f" ({column.unit})" if column.unit else ""
+                title = f"{name.replace('_', ' ')}{unit}"
+                table.add_row(title, f"{found[name]:.{column.digits + 2}f}")
     for name, value in found["protocol"].items():
-        table.add_row(name, escape(str(value)))
+        if name != "columns":
+            table.add_row(name, escape(str(value)))
     console.print(table)
     if "tasks" in found:
         _print_tasks(console, found["tasks"])
@@ -367,23 +372,18 @@ def _baseline_table(rows: Sequence[Mapping[str, Any]], objective: Mapping[str, s
 
 
 def _report_table(rows: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> Table:
-    title = (
-        f"Report: {protocol['model']}, {protocol['condition']} per {protocol['group']}, "
-        f"{protocol['tokens']} tokens of {protocol['text']}"
-    )
-    table = Table("metric", "perplexity", "/ wanda", "KL", "seeds", title=escape(title))
-    table.title_justify = "left"
+    columns = columns_of(protocol)
+    title = f"Report: {heading(protocol)}"
+    if "columns" not in protocol:
+        title = (
+            f"Report: {protocol['model']}, {protocol['condition']} per {protocol['group']}, "
+            f"{protocol['tokens']} tokens of {protocol['text']}"
+        )
+    titles = [escape(word) for word in headings(columns)]
+    table = Table("metric", *titles, "seeds", title=escape(title), title_justify="left")
     for row in rows:
-        half = "" if row["interval"] is None else f" ± {row['interval']:.2g}"
         style = "bold" if row["role"] == "discovered" else None
         name = "random search" if row["role"] == "random-search" else escape(row["name"])
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
-        table.add_row(
-            name,
-            f"{row['perplexity']:.2f}{half}",
-            ratio,
-            f"{row['kl']:.4f}",
-            str(row["seeds"]),
-            style=style,
-        )
+        words = [escape(word) for word in cells(columns, row)]
+        table.add_row(name, *words, str(row["seeds"]), style=style)
     return table

@@ -419,8 +419,9 @@ def ridge(train_x: Matrix, train_y: Vector, test_x: Matrix, *, logs: bool = True
 
     Args:
         train_x: (k, columns), k >= 3.
-        train_y: (k,).
-        test_x: (n, columns); only its sign decides anything but the result, see `logs`.
+        train_y: (k,). For a perplexity, give minus its logarithm: the order is the same, and the
+            fit far better (GPT-2, 50 labels: tau 0.94 against 0.91).
+        test_x: (n, columns); of it, only signs decide anything but the result, see `logs`.
         logs: Take the logarithm of columns that are positive in all rows of both.
 
     Returns:

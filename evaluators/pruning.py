@@ -79,7 +79,14 @@ from evaluators.tasks import Harness, TaskPlan, side_by_side
 from evaluators.text import Text, read_text, refuse_overlap
 from evaluators.tiles import Tiles
 from evaluators.walk import Walk
-from evaluators.writing import Decision, counts, finite, write_pruned
+from evaluators.writing import (
+    Decision,
+    Writer,
+    check_same,
+    few_logits,
+    finite,
+    write_pruned,
+)
 
 VERSION = 1
 """Raised by every change that can change a value; part of every protocol."""
@@ -111,6 +118,9 @@ class PruningEvaluator:
             something is searched.
         loaded: The model, where another evaluator of it holds it already.
     """
+
+    asks: type[PruningConfig] = PruningConfig
+    """What plain options are read as."""
 
     def __init__(
         self,
@@ -157,7 +167,7 @@ class PruningEvaluator:
         Raises:
             ConfigError: An option, a text or the model cannot serve, or there is no memory.
         """
-        config = PruningConfig.from_options(options)
+        config = cls.asks.from_options(options)
         check_loading(config.model, device=config.device, dtype=config.dtype)
         return cls(config, cache=cache, notice=notice)
 
@@ -517,9 +527,9 @@ class PruningEvaluator:
         return {"protocol": harness.protocol(), **side_by_side(dense, pruned)}
 
     def dense(self) -> dict[str, float]:
-        """Return the perplexity of the model as it is on the report text."""
+        """Return the perplexity of the model as it is on the report text; its KL is zero."""
         losses = block_losses(self._loaded.model, self._report_text.blocks)
-        return {"perplexity": perplexity(losses)}
+        return {"perplexity": perplexity(losses), "kl": 0.0}
 
     @classmethod
     def prune(
@@ -534,12 +544,13 @@ class PruningEvaluator:
     ) -> dict[str, Any]:
         """Write the model as an importance prunes it, as a plain Hugging Face folder.
 
+        What is written in another shape is tried on a few tokens against what was measured.
         Memory and disk are checked first. The evaluator is gone when the model is written, so
         that no two copies of it are held at a time.
 
         Args:
             options: As in `from_options`.
-            expression: Importance of root kind Weight.
+            expression: Importance of the kind that `root_of` says.
             folder: An existing empty folder.
             check: Whether to measure perplexity on the report text before, and after of the
                 folder as written, loaded again.
@@ -547,14 +558,16 @@ class PruningEvaluator:
             tell: Told each stage of the work as it begins, with None or something to note.
 
         Returns:
-            `protocol`, `options` (complete), what `counts` says, and `check`: text, and dense and
-            pruned perplexity (None where not finite), or None where no check was asked.
+            `protocol`, `options` (complete), what `write_pruned` or `write_shrunk` says, and
+            `check`: text, and dense and pruned perplexity (None where not finite), or None where
+            no check was asked.
 
         Raises:
             ConfigError: An option, a text, the model or the importance cannot serve, or there is
                 no room.
+            ModelError: What was written does not compute what it should.
         """
-        config = PruningConfig.from_options(options)
+        config = cls.asks.from_options(options)
         tell("model", None)
         source = find_source(config.model)
         terminals = expression.terminals()
@@ -564,17 +577,27 @@ class PruningEvaluator:
         roles = ("calibration", "text") if check else ("calibration",)
         made = cls(config, cache=cache, notice=lambda text: tell("masks", text), roles=roles)
         decision = made._decide(expression)
+        write = made._writer()
         del made  # and with it the dense model, before it is loaded to be written
         gc.collect()
         tell("writing", None)
-        write_pruned(source, decision.masks, folder, lambda text: tell("writing", text))
-        facts = {**decision.facts, **counts(source, decision.masks)}
+        written = write(source, decision.masks, folder, lambda text: tell("writing", text))
+        facts = {**decision.facts, **written}
+        if decision.blocks is None and decision.logits is None:
+            return facts
+        if decision.blocks is not None:
+            tell("check", None)
+        again = load_model(str(folder), device=config.device, dtype=config.dtype)
+        if decision.logits is not None:
+            check_same(few_logits(again), decision.logits)
         if decision.blocks is None:
             return facts
-        tell("check", None)
-        again = load_model(str(folder), device=config.device, dtype=config.dtype)
         after = perplexity(block_losses(again.model, decision.blocks))
         return {**facts, "check": {**decision.facts["check"], "pruned_perplexity": finite(after)}}
+
+    def _writer(self) -> Writer:
+        """Return the function that writes what this kind of evaluator decides."""
+        return write_pruned
 
     def _decide(self, expression: Expression) -> Decision:
         """Return all that is needed to write the model that an importance prunes."""

@@ -1,13 +1,13 @@
 """The shrinking evaluator: what a model is worth without whole channels, heads or blocks."""
 
-import gc
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from autoproxy.errors import ConfigError, ModelError, StorageError
+from autoproxy.errors import ConfigError, StorageError
 from autoproxy.evaluation import Failed, Fingerprint
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
@@ -27,10 +27,8 @@ from evaluators.config import PruningConfig
 from evaluators.layers import decoder_layers
 from evaluators.masks import Unstructured, applied, keep_mask, mask_hash, pack, unpack
 from evaluators.models import LoadedModel, load_model
-from evaluators.perplexity import block_losses, perplexity
 from evaluators.pruning import Masks, PruningEvaluator
-from evaluators.room import check_room, needs
-from evaluators.source import Source, find_source
+from evaluators.source import Source
 from evaluators.units import (
     Place,
     check_expressible,
@@ -41,7 +39,14 @@ from evaluators.units import (
     stack_name,
     without_columns,
 )
-from evaluators.writing import finite, note_unread, save_folder, write_masks
+from evaluators.writing import (
+    Decision,
+    Writer,
+    few_logits,
+    note_unread,
+    save_folder,
+    write_masks,
+)
 
 VERSION = 1
 """Raised by every change that can change a value; part of every protocol."""
@@ -109,6 +114,7 @@ class ShrinkingEvaluator(PruningEvaluator):
         ModelError: The family's units cannot be dropped.
     """
 
+    asks = ShrinkingConfig
     _config: ShrinkingConfig
     allocate = None  # type: ignore[assignment] # every decoder layer loses the same share
 
@@ -135,17 +141,6 @@ class ShrinkingEvaluator(PruningEvaluator):
                 f"--sparsity 1/{count}, or more"
             )
         check_expressible(model, self._unit, count - dropped)
-
-    @classmethod
-    def from_options(
-        cls, options: Mapping[str, Any], *, cache: Path, notice: Callable[[str], None]
-    ) -> Self:
-        """Return the evaluator that plain options ask for.
-
-        Raises:
-            ConfigError: An option, a text or the model cannot serve.
-        """
-        return cls(ShrinkingConfig.from_options(options), cache=cache, notice=notice)
 
     @classmethod
     def root_of(cls, options: Mapping[str, Any]) -> Kind:
@@ -179,64 +174,17 @@ class ShrinkingEvaluator(PruningEvaluator):
                     probe.see(value)
         return [judge_orders(probe) for probe in probes]
 
-    @classmethod
-    def prune(
-        cls,
-        options: Mapping[str, Any],
-        expression: Expression,
-        folder: Path,
-        *,
-        check: bool,
-        cache: Path,
-        tell: Callable[[str, str | None], None],
-    ) -> dict[str, Any]:
-        """Write the model without the units that an importance drops, as a smaller plain folder.
+    def _decide(self, expression: Expression) -> Decision:
+        """Return all that is needed to write the model, which is tried on a few tokens then.
 
-        What was written is loaded again and tried on a few tokens against the model with zeros.
-
-        Args:
-            options: As in `from_options`.
-            expression: Importance of root kind PerInput, for blocks Scalar.
-            folder: An existing empty folder.
-            check: Whether to measure perplexity on the report text before and after.
-            cache: Folder of the cache of statistics; it exists.
-            tell: Told each stage of the work as it begins, with None or something to note.
-
-        Returns:
-            As `PruningEvaluator.prune`; `dropped` counts parameters, `layers` units, and
-            `changes` is what differs in the configuration.
-
-        Raises:
-            ConfigError: An option, a text, the model or the importance cannot serve, or there is
-                no room.
-            ModelError: What was written does not compute what it should.
+        What is written has other shapes than what was measured, but computes the same.
         """
-        config = ShrinkingConfig.from_options(options)
-        tell("model", None)
-        source = find_source(config.model)
-        wanted = needs(source, expression.terminals(), dtype=config.dtype, group=config.group)
-        check_room(wanted, device=config.device, folder=folder, cache=cache)
-        tell("masks", None)
-        roles = ("calibration", "text") if check else ("calibration",)
-        made = cls(config, cache=cache, notice=lambda text: tell("masks", text), roles=roles)
-        decision = made._decide(expression)
-        with made._applied(decision.masks):
-            expected = _few_logits(made.loaded)
-        del made  # and with it the dense model, before it is loaded to be written
-        gc.collect()
-        tell("writing", None)
-        unit = check_unit(config.unit)
-        written = write_shrunk(
-            source, unit, decision.masks, folder, lambda text: tell("writing", text)
-        )
-        facts = {**decision.facts, **written}
-        again = load_model(str(folder), device=config.device, dtype=config.dtype)
-        _check_same(_few_logits(again), expected)
-        if decision.blocks is None:
-            return facts
-        tell("check", None)
-        after = perplexity(block_losses(again.model, decision.blocks))
-        return {**facts, "check": {**decision.facts["check"], "pruned_perplexity": finite(after)}}
+        decision = super()._decide(expression)
+        with self._applied(decision.masks):
+            return replace(decision, logits=few_logits(self._loaded))
+
+    def _writer(self) -> Writer:
+        return functools.partial(write_shrunk, self._unit)
 
     @property
     def _unit_count(self) -> int:
@@ -323,8 +271,8 @@ class ShrinkingEvaluator(PruningEvaluator):
 
 
 def write_shrunk(
-    source: Source,
     unit: str,
+    source: Source,
     masks: Mapping[str, NDArray[np.uint8]],
     folder: Path,
     notice: Callable[[str], None],
@@ -335,8 +283,8 @@ def write_shrunk(
     sizes in its configuration differ.
 
     Args:
-        source: The model's files.
         unit: One of `UNITS`.
+        source: The model's files.
         masks: Packed bits of each place's units, 1 = keep.
         folder: An existing folder.
         notice: Told of tensors in the files that the model has no use for; they are left out.
@@ -405,27 +353,3 @@ def _of_units(value: Tensor, place: Place) -> Tensor:
     if place.width == 1:
         return value
     return value.double().reshape(1, place.count, place.width).sum(dim=2)
-
-
-@torch.inference_mode()
-def _few_logits(loaded: LoadedModel) -> Tensor:
-    """Return the logits of a few tokens, (tokens, vocabulary), on the processor."""
-    ids = torch.arange(1, 17, device=loaded.model.device).unsqueeze(0)
-    logits: Tensor = loaded.model(input_ids=ids, use_cache=False).logits[0].float().cpu()
-    return logits
-
-
-def _check_same(found: Tensor, expected: Tensor) -> None:
-    """See that a model as written computes what the one with zeros did.
-
-    Raises:
-        ModelError: It does not, so it must not be used.
-    """
-    if not torch.isfinite(expected).all():  # a model in ruins is told by its values
-        return
-    if not torch.allclose(found, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max())):
-        raise ModelError(
-            "the model as written does not compute what was measured, so it was not kept: this "
-            "family says more of its layers than AutoProxy knows; prune weights instead, or "
-            "report this"
-        )

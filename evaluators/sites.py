@@ -35,6 +35,7 @@ MLP = frozenset({"mlp", "feed_forward", "ffn"})
 PER_INPUT = frozenset({"x_norm", "x_mean", "x_var", "x_max"})
 PER_SITE = frozenset({"fan_in", "fan_out", "is_attention", "is_mlp", "is_first", "block_index"})
 GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
+DIFFERENTIATED = GRADIENTS | {"dx", "dy"}
 LINEARISED = frozenset({"flow", "log_flow"})
 OF_MODEL = frozenset({"log_flow"})
 TERMINALS = frozenset(
@@ -132,7 +133,7 @@ def collect(
     kept = sampling or Sampling()
     model: dict[str, float] = {}
     with undisturbed(network):
-        seen = _observe(network, batch, causal)
+        seen = _observe(network, batch, causal, backward=bool(asked & DIFFERENTIATED))
         made = _places(seen, asked)
         for site, values in zip(seen, made, strict=True):
             values.update(_terminals(site, asked, kept))
@@ -140,7 +141,7 @@ def collect(
         if "hg" in asked:
             _add("hg", _hessian_products(network, batch, causal, weights), seen, made, kept)
         if asked & LINEARISED:
-            logarithm, slopes = _flow(network, batch, weights)
+            logarithm, slopes = synaptic_flow(network, batch, weights)
             if "log_flow" in asked and math.isfinite(logarithm):
                 model["log_flow"] = logarithm
             if "flow" in asked and slopes:
@@ -366,18 +367,19 @@ class _Seen:
         return torch.cat(shaped, dim=1).float()
 
 
-def _observe(network: nn.Module, batch: Batch, causal: bool | None) -> list[_Seen]:
-    """Run the network forward and backward; return what its weights saw, in order."""
+def _observe(
+    network: nn.Module, batch: Batch, causal: bool | None, *, backward: bool
+) -> list[_Seen]:
+    """Run the network forward, and backward if asked; return what its weights saw, in order."""
     labels = labels_of(network, batch, causal)
-    shape = (labels.shape[0], labels.shape[1])
     seen: dict[int, _Seen] = {}  # by weight
     reader: dict[str, int] = {}  # attention module: the weight that is called last in it
-    written: list[tuple[int, int, int]] = [(0, 0, 0)]  # by the last layer: weight, address, size
+    last: list[Any] = [0, None]  # the weight that was called last, and what it gave
 
     def hook(name: str) -> Callable[..., Tensor]:
         def see(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
             key = id(module.get_parameter("weight"))
-            site = seen.setdefault(key, _Seen(name, module, shape))
+            site = seen.setdefault(key, _Seen(name, module, (labels.shape[0], labels.shape[1])))
             if not y.requires_grad:  # the first of its branch: parameters are frozen
                 y = y.detach().requires_grad_()
             call = site.take(args[0], y)
@@ -385,7 +387,7 @@ def _observe(network: nn.Module, batch: Batch, causal: bool | None) -> list[_See
             hear(lambda gradient: site.slope(call, gradient))
             reader[role_of(name, ATTENTION)] = key
             handed = y.clone()  # which the network may overwrite
-            written[0] = (key, handed.data_ptr(), handed.numel())
+            last[:] = key, handed
             return handed
 
         return see
@@ -394,15 +396,16 @@ def _observe(network: nn.Module, batch: Batch, causal: bool | None) -> list[_See
     with hooked(module.register_forward_hook(hook(name)) for name, module in layers.items()):
         with _probabilities(network) as attention:
             logits = logits_of(network, batch)
-        total: Any = losses_of(logits, labels).sum()
-        total.backward()
-    for root, values in attention.items():
-        if root in reader:
-            seen[reader[root]].attention = values
-    for root in reader.keys() - {""}:
-        seen[reader[root]].reads_heads = True
-    if written[0][1:] == (logits.data_ptr(), logits.numel()):
-        seen.pop(written[0][0])
+        if backward:
+            run: Any = losses_of(logits, labels).sum().backward
+            run()
+    for root, weight in reader.items():
+        if root:
+            seen[weight].reads_heads = True
+            seen[weight].attention = attention.get(root, [])
+    key, given = last
+    if key and (given.data_ptr(), given.numel()) == (logits.data_ptr(), logits.numel()):
+        seen.pop(key)
     return list(seen.values())
 
 
@@ -472,7 +475,8 @@ def _moved(values: Mapping[str, Tensor], device: torch.device | str | None) -> d
 
 def _terminals(site: _Seen, asked: frozenset[str], kept: Sampling) -> dict[str, Tensor]:
     """Return the wanted terminals of a site that one pass gives, and free what it held."""
-    x, y, dy = site.x, site.y, site.dy
+    x, y = site.x, site.y
+    dy = site.dy if asked & DIFFERENTIATED else torch.zeros_like(y)
     site.tokens, told_apart = x.shape[1], site.per_sequence
     site.inputs, site.outputs, site.slopes = [], [], []
     weight = site.turn(site.weight.detach()).float()
@@ -583,7 +587,7 @@ def _hessian_products(
     return list(found)
 
 
-def _flow(
+def synaptic_flow(
     network: nn.Module, batch: Batch, weights: Sequence[nn.Parameter]
 ) -> tuple[float, list[Tensor]]:
     """Return log R and (dR/dW) / R of the linearised network, computed in float64.

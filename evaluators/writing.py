@@ -51,11 +51,19 @@ class Decision:
         masks: Packed bits of each prunable layer, (d_out, d_in), True = keep.
         facts: What is to be recorded of how they were made.
         blocks: (count, length) tokens to check the written model on, or None.
+        logits: What `few_logits` must be of the written model, or None.
     """
 
     masks: Mapping[str, NDArray[np.uint8]]
     facts: dict[str, Any]
     blocks: Tensor | None
+    logits: Tensor | None = None
+
+
+Writer = Callable[
+    [Source, Mapping[str, NDArray[np.uint8]], Path, Callable[[str], None]], dict[str, Any]
+]
+"""Writes a model as masks prune it; returns what is to be recorded of it. See `write_pruned`."""
 
 
 def write_pruned(
@@ -63,7 +71,7 @@ def write_pruned(
     masks: Mapping[str, NDArray[np.uint8]],
     folder: Path,
     notice: Callable[[str], None],
-) -> None:
+) -> dict[str, Any]:
     """Write the model with zeros where masks drop a weight, its tokenizer, and the masks.
 
     Weights keep the types of the source's files. Nothing in the configuration says that the model
@@ -75,6 +83,9 @@ def write_pruned(
         folder: An existing folder, filled with `*.safetensors`, their index, `masks.safetensors`,
             `config.json`, and what belongs to the tokenizer.
         notice: Told of tensors in the files that the model has no use for; they are left out.
+
+    Returns:
+        What `counts` says.
 
     Raises:
         ModelError: The source cannot be loaded.
@@ -89,6 +100,7 @@ def write_pruned(
         _let_read(folder)
     except SafetensorError as error:
         raise OSError(str(error)) from None
+    return counts(source, masks)
 
 
 def note_unread(loaded: LoadedModel, notice: Callable[[str], None]) -> None:
@@ -168,6 +180,30 @@ def counts(source: Source, masks: Mapping[str, NDArray[np.uint8]]) -> dict[str, 
         "mask_hash": mask_hash(masks.values()),
         "layers": layers,
     }
+
+
+@torch.inference_mode()
+def few_logits(loaded: LoadedModel) -> Tensor:
+    """Return the logits of a few tokens, (tokens, vocabulary), on the processor."""
+    ids = torch.arange(1, 17, device=loaded.model.device).unsqueeze(0)
+    logits: Tensor = loaded.model(input_ids=ids, use_cache=False).logits[0].float().cpu()
+    return logits
+
+
+def check_same(found: Tensor, expected: Tensor) -> None:
+    """See that a model as written computes what the one with zeros did.
+
+    Raises:
+        ModelError: It does not, so it must not be used.
+    """
+    if not torch.isfinite(expected).all():  # a model in ruins is told by its values
+        return
+    if not torch.allclose(found, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max())):
+        raise ModelError(
+            "the model as written does not compute what was measured, so it was not kept: this "
+            "family says more of its layers than AutoProxy knows; prune weights instead, or "
+            "report this"
+        )
 
 
 def finite(value: float) -> float | None:

@@ -84,7 +84,7 @@ def rows(ledger: Path) -> dict[str, list[Any]]:
     columns = {
         "evaluations": "key, protocol, fidelity, text, value, details, reason",
         "events": "run, slot, key, text, origin, parents, fate, rule, reason, fidelity, value",
-        "reports": "run, role, name, text, key, complexity, seed, perplexity, kl, protocol",
+        "reports": 'run, role, name, text, key, complexity, seed, "values", protocol',
         "runs": "run, seed, space, evaluator, protocol, status",
     }
     connection = sqlite3.connect(ledger)

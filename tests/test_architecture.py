@@ -27,19 +27,20 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy.plugins": {"autoproxy.errors"},
     "autoproxy.language": {"autoproxy.errors"},
     "autoproxy.evaluation": LANGUAGE,
+    "autoproxy.columns": {"autoproxy.evaluation"},
     "autoproxy.spaces": LANGUAGE | {"autoproxy.evaluation"},
     "autoproxy.breeding": VALUES,
     "autoproxy.sieve": VALUES,
     "autoproxy.search": VALUES | {"autoproxy.breeding", "autoproxy.sieve"},
-    "autoproxy.ledger": LANGUAGE | {"autoproxy.evaluation"},
+    "autoproxy.ledger": LANGUAGE | {"autoproxy.columns", "autoproxy.evaluation"},
     "autoproxy.export": LANGUAGE,
     "autoproxy.commands": VALUES
     | {"autoproxy.export", "autoproxy.ledger", "autoproxy.plugins", "autoproxy.search"}
-    | {"autoproxy.sieve"},
-    "autoproxy.console": {"autoproxy.commands"},
+    | {"autoproxy.columns", "autoproxy.sieve"},
+    "autoproxy.console": {"autoproxy.columns", "autoproxy.commands"},
     "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"},
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
-    "evaluators": VALUES - {"autoproxy.spaces"},
+    "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
 }
 """Which parts of this project each part may know, besides itself."""
 

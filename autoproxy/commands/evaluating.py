@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoproxy.columns import columns_of
 from autoproxy.commands import loading
 from autoproxy.commands.metrics import asked_metric
 from autoproxy.commands.reporting import Named, Reporter
@@ -80,15 +81,16 @@ def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any
         condition, *_ = opened.conditions
         reporter = Reporter(ledger, condition, None, lambda _: None)
         rows = reporter.report([named], [int(order.options["seed"])])
-        dense, row = rows[0], rows[-1]
+        row = rows[-1]
+        dense = rows[0].values if rows[0].role == "dense" else {}
+        ranking = columns_of(row.protocol)[0].name
         found = {
             "metric": named.name,
             "text": row.text,
             "formula": to_infix(named.expression) if named.expression else "(a method)",
-            "value": row.kl,
-            "kl": row.kl,
-            "perplexity": row.perplexity,
-            "dense_perplexity": dense.perplexity,
+            "value": row.values.get(opened.objective.name, row.values[ranking]),
+            **row.values,
+            **({f"dense_{ranking}": dense[ranking]} if dense else {}),
             "seed": row.seed,
             "objective": opened.objective.name,
             "unit": opened.objective.unit,

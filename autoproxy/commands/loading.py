@@ -25,7 +25,11 @@ class Condition(Protocol):
     """One condition under which an evaluator can say what a metric is worth on the report text."""
 
     def report_protocol(self) -> Mapping[str, Any]:
-        """Return everything that determines a reported value but the calibration seed."""
+        """Return everything that determines a reported value but the calibration seed.
+
+        Its entry `columns` lists what is reported, as `Column.to_json` has it, the one that ranks
+        first; without it, reports have the columns of pruning.
+        """
         ...
 
     def report(
@@ -33,12 +37,14 @@ class Condition(Protocol):
     ) -> Iterator[Mapping[str, Any]]:
         """Yield `seed`, `index` and the values of each candidate, calibrated with each seed.
 
-        A candidate is an expression, or the name of a method of the evaluator's own.
+        A candidate is an expression, or the name of a method of the evaluator's own. Values go by
+        the names of the columns, and of the ends of their intervals where there are any; all but
+        the first may be left out, where they are undefined.
         """
         ...
 
-    def dense(self) -> Mapping[str, float]:
-        """Return the values of the model as it is on the report text."""
+    def dense(self) -> Mapping[str, float] | None:
+        """Return the values of the model as it is on the report text; None: there is no such."""
         ...
 
 

@@ -1,6 +1,6 @@
 """The report: metrics on a text that no search saw, calibrated with several seeds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoproxy.commands.loading import Condition
@@ -53,11 +53,12 @@ class Reporter:
         self._protocol = condition.report_protocol()
 
     def report(self, named: Sequence[Named], seeds: Iterable[int]) -> list[ReportRow]:
-        """Return one row for each metric and seed, and one for the dense model."""
+        """Return one row for each metric and seed, behind one for the dense model, if any."""
         clock = Clock()
         seeds = tuple(seeds)
         total = len(seeds) * len(named)
-        rows = [self._dense_row()]
+        rows = self._dense_rows()
+        others = len(rows)
         for seed in seeds:
             missing = []
             for metric in named:
@@ -66,10 +67,10 @@ class Reporter:
                     missing.append(metric)
                 else:
                     rows.append(known)
-            self._show(Progress("report", len(rows) - 1, total, clock.seconds))
+            self._show(Progress("report", len(rows) - others, total, clock.seconds))
             for row in self._measure(missing, seed):
                 rows.append(row)
-                self._show(Progress("report", len(rows) - 1, total, clock.seconds))
+                self._show(Progress("report", len(rows) - others, total, clock.seconds))
         return rows
 
     def _measure(self, missing: Sequence[Named], seed: int) -> Iterable[ReportRow]:
@@ -78,8 +79,8 @@ class Reporter:
             for metric in missing
         ]
         for values in self._condition.report(candidates, [seed]) if candidates else ():
-            metric = missing[values["index"]]
-            row = self._row(metric, seed, values["perplexity"], values["kl"])
+            found = {n: float(v) for n, v in values.items() if n not in {"seed", "index"}}
+            row = self._row(missing[values["index"]], seed, found)
             self._ledger.add_reports([row])
             yield row
 
@@ -90,13 +91,15 @@ class Reporter:
             if (row.key, row.seed, dict(row.protocol)) == (digest, seed, dict(self._protocol)):
                 if (row.role, row.name) == (metric.role, metric.name):
                     return row
-                copy = self._row(metric, seed, row.perplexity, row.kl)
+                copy = self._row(metric, seed, row.values)
                 self._ledger.add_reports([copy])
                 return copy
         return None
 
-    def _dense_row(self) -> ReportRow:
+    def _dense_rows(self) -> list[ReportRow]:
         dense = self._condition.dense()
+        if dense is None:
+            return []
         row = ReportRow(
             run=None,
             role="dense",
@@ -105,14 +108,13 @@ class Reporter:
             key="",
             complexity=0,
             seed=0,
-            perplexity=dense["perplexity"],
-            kl=0.0,
+            values=dense,
             protocol=self._protocol,
         )
         self._ledger.add_reports([row])
-        return row
+        return [row]
 
-    def _row(self, metric: Named, seed: int, perplexity: float, kl: float) -> ReportRow:
+    def _row(self, metric: Named, seed: int, values: Mapping[str, float]) -> ReportRow:
         expression = None if metric.expression is None else canonical(metric.expression)
         own = metric.role != "baseline"
         return ReportRow(
@@ -123,7 +125,6 @@ class Reporter:
             key=metric.key,
             complexity=0 if expression is None else complexity(expression),
             seed=seed,
-            perplexity=perplexity,
-            kl=kl,
+            values=values,
             protocol=self._protocol,
         )

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from autoproxy.commands.loading import OpenEvaluator
 from autoproxy.commands.memory import LedgerMemory
-from autoproxy.evaluation import BLOCK, Individual, Measured, Outcome
+from autoproxy.evaluation import BLOCK, Individual, Measured, Objective, Outcome
 from autoproxy.export.formula import to_infix
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.leaderboard import entries_of
@@ -84,7 +84,7 @@ def _details(details: Mapping[str, float]) -> dict[str, float]:
 
 
 def describe_baselines(
-    baselines: Mapping[str, tuple[Baseline, Outcome]],
+    baselines: Mapping[str, tuple[Baseline, Outcome]], objective: Objective
 ) -> list[dict[str, Any]]:
     """Return the hand-made metrics with their values on the search text, best first."""
     rows = []
@@ -95,12 +95,14 @@ def describe_baselines(
         else:
             row |= {"value": None, "reason": outcome.reason}
         rows.append(row)
-    return sorted(rows, key=lambda row: (row["value"] is None, row["value"]))
+    measured = [row for row in rows if row["value"] is not None]
+    failed = [row for row in rows if row["value"] is None]
+    return [*sorted(measured, key=lambda row: objective.sign * row["value"]), *failed]
 
 
 def describe_report(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     """Return what each metric is worth on the report text, best first."""
-    return [asdict(entry) for entry in entries_of(rows)]
+    return [entry.to_json() for entry in entries_of(rows)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,7 @@ def summarise(f: Findings) -> dict[str, Any]:
             describe_search(*f.companion, f.rival) if f.companion and f.rival else None
         ),
         "front": [describe(individual) for individual in f.hall.front()],
-        "baselines": describe_baselines(f.baselines),
+        "baselines": describe_baselines(f.baselines, objective),
         "reports": [
             {"protocol": dict(condition.report_protocol()), "entries": describe_report(rows)}
             for condition, rows in zip(f.evaluator.conditions, f.reports, strict=True)

@@ -13,13 +13,14 @@ _OF_ALL = frozenset(
 def looks_across(node: Expression) -> bool:
     """Return whether a node itself, apart from its operands, mixes rows with one another.
 
-    Reductions over outputs or over all entries do, and min-max and z-score of what has rows.
+    Reductions over outputs or over all entries do, and min-max and z-score of what has rows; so
+    does what makes rows of activations, which have none.
 
     >>> from autoproxy.language.parse import parse
     >>> looks_across(parse("col_sum(W)")), looks_across(parse("zscore(x_norm)"))
     (True, False)
     """
-    if node.head.startswith("col_"):
+    if node.head.startswith(("col_", "outputs_")):
         return True
     if node.head.startswith("all_") or node.head in _OF_ALL:
         return has_rows(node.operands[0])

@@ -378,9 +378,9 @@ def layers_logsum(a: Tensor) -> Tensor:
 
 def layers_first(a: Tensor) -> Tensor:
     """Return the value of the layer that is executed first, one a row."""
-    return a[:1].reshape(1, 1)
+    return a.reshape(-1, 1)[:1]
 
 
 def layers_last(a: Tensor) -> Tensor:
     """Return the value of the layer that is executed last, one a row."""
-    return a[-1:].reshape(1, 1)
+    return a.reshape(-1, 1)[-1:]

@@ -178,12 +178,12 @@ _TERMINALS = (
         "HG",
         "(loss / weight)^2 / weight",
         "Hessian times gradient, as GraSP has it: d<g, stopgrad(g)>/dW with g of all sequences and "
-        "all parameters",
+        "all weights of linear layers",
     ),
     Terminal(
         "flow",
         Kind.WEIGHT,
-        True,
+        False,  # attention's softmax turns some of it
         r"\\partial\\log R",
         "1 / weight",
         "SynFlow's gradient over its sum: (dR/dW) / R, R the sum of outputs for inputs of ones of "
@@ -203,7 +203,7 @@ _TERMINALS = (
         False,
         r"\\partial X",
         "loss / activation",
-        "dL/dx for each sequence and token, L of its own sequence",
+        "dL/dx through this layer alone (dy W) for each sequence and token, L of its own sequence",
     ),
     Terminal(
         "heads",

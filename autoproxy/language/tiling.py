@@ -224,7 +224,7 @@ class _Tape:
             return self._places[node]
         if not node.operands or node in self._layer.whole:
             place = self._register(node, self._layer.known(node))
-            if not node.is_constant and not node.operands and has_rows(node):
+            if not node.is_constant and has_rows(node):
                 self._sliced.append((place, self._registers[place]))
             return place
         operands = node.operands[: _tensors(node)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from autoproxy.errors import StorageError
 from autoproxy.evaluation import content_hash
+from autoproxy.ledger.migration import with_values
 from autoproxy.ledger.records import ReportRow
 
 Identity = tuple[str | None, str, str, str, int, str]
@@ -34,7 +35,7 @@ def to_lines(rows: Iterable[ReportRow]) -> str:
 
 
 def from_lines(text: str, where: str) -> list[ReportRow]:
-    """Return the rows that `to_lines` wrote.
+    """Return the rows that `to_lines` wrote, this version's or an earlier one's.
 
     Raises:
         StorageError: A line is not of that form; the message has its number.
@@ -47,7 +48,8 @@ def from_lines(text: str, where: str) -> list[ReportRow]:
             if "content" in value:
                 protocols[value["protocol"]] = value["content"]
             else:
-                rows.append(ReportRow(**{**value, "protocol": protocols[value["protocol"]]}))
+                found = with_values(value)
+                rows.append(ReportRow(**{**found, "protocol": protocols[found["protocol"]]}))
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{where}, line {number}, is no row of a report ({error}); restore the file, for "

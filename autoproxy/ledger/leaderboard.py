@@ -4,19 +4,23 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from scipy import stats
 
-from autoproxy.evaluation import content_hash
+from autoproxy.columns import (
+    FURTHER,
+    HEADING,
+    PRUNING,
+    Column,
+    cells,
+    columns_of,
+    heading,
+    headings,
+)
+from autoproxy.evaluation import Direction, content_hash
 from autoproxy.ledger.records import ReportRow
-
-REFERENCE = "wanda"
-"""The hand-made metric that ratios are taken to."""
-
-HEADING = ("model", "condition", "group", "mode", "text", "tokens", "length", "calibration")
-"""Entries of a protocol that head its table; the rest stands behind its hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +32,10 @@ class Entry:
         name: Under which it is listed.
         run: Run that discovered it, or empty.
         seeds: Calibration draws that it was measured with.
-        perplexity: Mean over the draws.
-        interval: Half the width of the 95 % interval of that mean (Student's t), None for one.
-        kl: Mean over the draws, in nats.
-        ratio: Mean over the draws that both have of perplexity / Wanda's, or None.
+        values: Mean over the draws of each value, by name; the column that ranks is the first.
+        interval: Half the width of the 95 % interval of the first one's mean (Student's t); None
+            for one draw, or where the evaluator gives an interval itself.
+        ratio: Mean over the draws that both have of the first / the reference's, or None.
         complexity: Sum of the costs of its primitives.
         text: Canonical form.
     """
@@ -40,12 +44,22 @@ class Entry:
     name: str
     run: str
     seeds: int
-    perplexity: float
+    values: Mapping[str, float]
     interval: float | None
-    kl: float
     ratio: float | None
     complexity: int
     text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values, one level deep."""
+        (first, value), *others = self.values.items()
+        return {
+            **{name: getattr(self, name) for name in ("role", "name", "run", "seeds")},
+            first: value,
+            "interval": self.interval,
+            **dict(others),
+            **{name: getattr(self, name) for name in ("ratio", "complexity", "text")},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,7 @@ class Group:
         return {
             "protocol": dict(self.protocol),
             "protocol_hash": self.digest,
-            "entries": [asdict(entry) for entry in self.entries],
+            "entries": [entry.to_json() for entry in self.entries],
         }
 
 
@@ -88,7 +102,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def rank(rows: Iterable[ReportRow]) -> tuple[Group, ...]:
-    """Return the rows grouped by protocol and ranked by mean perplexity.
+    """Return the rows grouped by protocol and ranked by the mean of the first column.
 
     The order of the rows does not matter.
     """
@@ -96,28 +110,35 @@ def rank(rows: Iterable[ReportRow]) -> tuple[Group, ...]:
     for row in sorted(rows, key=_order):
         by_protocol.setdefault(content_hash(dict(row.protocol)), []).append(row)
     groups = [_group(digest, members) for digest, members in by_protocol.items()]
-    return tuple(sorted(groups, key=lambda g: (_heading(g.protocol), g.digest)))
+    return tuple(sorted(groups, key=lambda g: (heading(g.protocol), g.digest)))
 
 
 def entries_of(rows: Sequence[ReportRow]) -> tuple[Entry, ...]:
     """Return the metrics of rows under one protocol, best first."""
+    if not rows:
+        return ()
+    columns = columns_of(rows[0].protocol)
     metrics: dict[tuple[str, str, str], dict[int, ReportRow]] = {}
     for row in sorted(rows, key=_order):
         metrics.setdefault((row.role, row.name, row.key), {})[row.seed] = row
-    reference = next(
-        (m for (role, name, _), m in metrics.items() if (role, name) == ("baseline", REFERENCE)),
-        {},
-    )
-    entries = [_entry(by_seed, reference) for by_seed in metrics.values()]
-    return tuple(
-        sorted(entries, key=lambda e: (e.perplexity, e.complexity, e.role, e.name, e.text))
-    )
+    wanted = ("baseline", columns[0].reference)
+    reference = next((m for (role, name, _), m in metrics.items() if (role, name) == wanted), {})
+    entries = [_entry(by_seed, reference, columns) for by_seed in metrics.values()]
+    return tuple(sorted(entries, key=lambda entry: _place(entry, columns[0])))
+
+
+def _place(entry: Entry, ranking: Column) -> tuple[Any, ...]:
+    """Return what metrics are ranked by, the best first."""
+    sign = -1.0 if ranking.direction is Direction.MAXIMIZE else 1.0
+    value = sign * entry.values[ranking.name]
+    return (value, entry.complexity, entry.role, entry.name, entry.text)
 
 
 def _order(row: ReportRow) -> tuple[Any, ...]:
     """Return what rows are sorted by, so that nothing depends on the order they came in."""
-    values = (row.perplexity, row.kl, row.complexity)
-    return (row.role, row.name, row.key, row.seed, row.run or "", row.text, *values)
+    names = [column.name for column in columns_of(row.protocol)]
+    values = [row.values.get(name, math.inf) for name in names]
+    return (row.role, row.name, row.key, row.seed, row.run or "", row.text, values, row.complexity)
 
 
 def to_markdown(groups: Sequence[Group]) -> str:
@@ -130,11 +151,18 @@ def to_markdown(groups: Sequence[Group]) -> str:
         "/ Wanda: mean of the ratios to Wanda's perplexity, seed by seed. KL in nats.",
         "",
     ]
+    if any("columns" in group.protocol for group in groups):
+        lines += ["Tables with other columns are ranked by the first; [a, b] is the 95 % interval"]
+        lines += ["that the evaluator gives, over what it reports on.", ""]
     for group in groups:
-        lines += [f"## {_heading(group.protocol)}", "", f"Protocol `{group.digest[:12]}`", ""]
-        lines += ["| | metric | role | perplexity | / Wanda | KL | seeds | complexity | formula |"]
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
-        lines += [_line(place, entry) for place, entry in enumerate(group.entries, 1)]
+        columns = columns_of(group.protocol)
+        titles = ["", "metric", "role", *headings(columns), "seeds", "complexity", "formula"]
+        lines += [f"## {_cell(heading(group.protocol))}", "", f"Protocol `{group.digest[:12]}`", ""]
+        lines += [
+            f"| {' | '.join(map(_cell, titles))} |".replace("|  |", "| |"),
+            "|---" * len(titles) + "|",
+        ]
+        lines += [_line(place, entry, columns) for place, entry in enumerate(group.entries, 1)]
         lines += [""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -142,33 +170,51 @@ def to_markdown(groups: Sequence[Group]) -> str:
 def to_csv(groups: Sequence[Group]) -> str:
     """Return the leaderboard as CSV, one line a metric, floats exact."""
     buffer = io.StringIO()
-    names = list(Entry.__dataclass_fields__)
+    words = [*HEADING, *(w for w in FURTHER if any(w in group.protocol for group in groups))]
+    names = _names(groups)
     # The protocol's `text` is what was read; the metric's own text is called `formula` here.
     titles = ["formula" if name == "text" else name for name in names]
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["protocol", *HEADING, *titles])
+    writer.writerow(["protocol", *words, *titles])
     for group in groups:
-        heading = [group.protocol.get(word, "") for word in HEADING]
+        said = [group.protocol.get(word, "") for word in words]
         for entry in group.entries:
-            values = [getattr(entry, name) for name in names]
-            cells = ["" if value is None else value for value in values]
-            writer.writerow([group.digest, *heading, *cells])
+            values = entry.to_json()
+            found = ["" if values.get(name) is None else values[name] for name in names]
+            writer.writerow([group.digest, *said, *found])
     return buffer.getvalue()
+
+
+def _names(groups: Sequence[Group]) -> list[str]:
+    """Return the entries of a CSV line: those of pruning, then what other tables have."""
+    values = {column.name: 0.0 for column in PRUNING}
+    names = list(Entry("", "", "", 0, values, None, None, 0, "").to_json())
+    found = (name for g in groups for c in columns_of(g.protocol) for name in c.names)
+    used = {name for group in groups for entry in group.entries for name in entry.values}
+    return list(dict.fromkeys([*names, *(name for name in found if name in used)]))
 
 
 def _group(digest: str, rows: Sequence[ReportRow]) -> Group:
     return Group(dict(sorted(rows[0].protocol.items())), digest, entries_of(rows))
 
 
-def _heading(protocol: Mapping[str, Any]) -> str:
-    return _cell(", ".join(f"{word} {protocol[word]}" for word in HEADING if word in protocol))
-
-
-def _entry(by_seed: Mapping[int, ReportRow], reference: Mapping[int, ReportRow]) -> Entry:
+def _entry(
+    by_seed: Mapping[int, ReportRow],
+    reference: Mapping[int, ReportRow],
+    columns: Sequence[Column],
+) -> Entry:
     rows = list(by_seed.values())
-    mean, half = mean_and_interval([row.perplexity for row in rows])
+    ranking = columns[0]
+    known = {
+        name: [row.values[name] for row in rows if name in row.values]
+        for column in columns
+        for name in column.names
+    }
+    half = None if known[ranking.low] else mean_and_interval(known[ranking.name])[1]
     shared = [
-        row.perplexity / reference[s].perplexity for s, row in by_seed.items() if s in reference
+        row.values[ranking.name] / reference[seed].values[ranking.name]
+        for seed, row in by_seed.items()
+        if seed in reference
     ]
     first = rows[0]
     return Entry(
@@ -176,31 +222,26 @@ def _entry(by_seed: Mapping[int, ReportRow], reference: Mapping[int, ReportRow])
         name=first.name,
         run=first.run or "",
         seeds=len(rows),
-        perplexity=mean,
+        values={name: _mean(values) for name, values in known.items() if values},
         interval=half,
-        kl=_mean([row.kl for row in rows]),
         ratio=_mean(shared) if shared and first.role != "dense" else None,
         complexity=first.complexity,
         text=first.text,
     )
 
 
-def _line(place: int, entry: Entry) -> str:
-    half = "" if entry.interval is None else f" ± {entry.interval:.2f}"
-    ratio = "" if entry.ratio is None else f"{entry.ratio:.3f}"
+def _line(place: int, entry: Entry, columns: Sequence[Column]) -> str:
     name = f"**{entry.name}**" if entry.role == "discovered" else entry.name
-    cells = (
+    words = (
         str(place),
         name,
         entry.role,
-        f"{entry.perplexity:.2f}{half}",
-        ratio,
-        f"{entry.kl:.3f}",
+        *cells(columns, entry.to_json()),
         str(entry.seeds),
         str(entry.complexity or ""),
         f"`{entry.text}`" if entry.text else "",
     )
-    return f"| {' | '.join(map(_cell, cells))} |"
+    return f"| {' | '.join(map(_cell, words))} |"
 
 
 def _cell(text: str) -> str:

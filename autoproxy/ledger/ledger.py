@@ -21,6 +21,7 @@ from autoproxy.ledger.connection import (
     lock_for_creation,
     storage_error,
 )
+from autoproxy.ledger.migration import OLDEST, migrate
 from autoproxy.ledger.records import Evaluation, Event, ReportRow, RunRecord
 from autoproxy.ledger.rows import (
     evaluation_row,
@@ -87,7 +88,7 @@ class Ledger:
         return ledger
 
     def _check_version(self) -> None:
-        """Make the tables of a new ledger, all or none; leave any other as it is."""
+        """Make the tables of a new ledger or mend an older one's, all or none; leave any other."""
         with self._transaction() as connection:
             lock_for_creation(connection)
             names = set(sa.inspect(connection).get_table_names())
@@ -97,6 +98,9 @@ class Ledger:
                 connection.execute(sa.insert(VERSION).values(version=SCHEMA_VERSION))
                 return
             found = connection.execute(sa.select(VERSION.c.version)).scalar()
+            if found is not None and OLDEST <= found < SCHEMA_VERSION:
+                migrate(connection)
+                return
         if found != SCHEMA_VERSION:
             raise StorageError(
                 f"the ledger {self._where} has schema version {found}, this program reads "
@@ -259,7 +263,7 @@ class Ledger:
         """Store measurements on the report text; a repeated one takes the place of the first."""
         for row in rows:
             values = report_row(row, self.remember_protocol(row.protocol))
-            self._insert(REPORTS, values, replace=("text", "complexity", "perplexity", "kl"))
+            self._insert(REPORTS, values, replace=("text", "complexity", "values"))
 
     def reports(self) -> list[ReportRow]:
         """Return all measurements on report texts, in the order they were stored."""

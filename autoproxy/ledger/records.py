@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoproxy.columns import columns_of
 from autoproxy.evaluation import Outcome
 
 
@@ -95,7 +96,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """One metric on the report text, calibrated with one seed.
+    """One metric on what no search saw, calibrated with one seed.
 
     Attributes:
         run: Run that discovered it; None for hand-made metrics and the dense model.
@@ -105,9 +106,9 @@ class ReportRow:
         key: Content hash of the canonical form; empty for the dense model.
         complexity: Sum of the costs of its primitives.
         seed: Of the calibration draw.
-        perplexity: On the report text.
-        kl: Nats from the dense model, mean over positions.
-        protocol: All that determines the value but the seed.
+        values: By the names of the protocol's columns. The first column is always there; others
+            may be missing, where they are undefined.
+        protocol: All that determines the values but the seed, and what they mean.
     """
 
     run: str | None
@@ -117,10 +118,18 @@ class ReportRow:
     key: str
     complexity: int
     seed: int
-    perplexity: float
-    kl: float
+    values: Mapping[str, float]
     protocol: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if math.isnan(self.perplexity) or math.isnan(self.kl):
-            raise ValueError(f"a reported value is a number, got NaN for {self.text or self.name}")
+        what = self.text or self.name
+        columns = columns_of(self.protocol)
+        known = {name for column in columns for name in column.names}
+        if columns[0].name not in self.values or not known.issuperset(self.values):
+            names = ", ".join(column.name for column in columns)
+            raise ValueError(
+                f"a report has the columns {names}, of which the first is always there; got "
+                f"{', '.join(self.values) or 'none'} for {what}"
+            )
+        if any(math.isnan(value) for value in self.values.values()):
+            raise ValueError(f"a reported value is a number, got NaN for {what}")

@@ -28,7 +28,7 @@ def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
     }
     match evaluation.outcome:
         case Measured(value=value, details=details):
-            return row | {"value": value, "details": _plain(details)}
+            return row | {"value": value, "details": plain(details)}
         case Failed(reason=reason):
             return row | {"reason": reason}
 
@@ -40,7 +40,7 @@ def outcome_of(row: Row[Any]) -> Outcome:
     return Measured(row.value, row.fidelity, row.seconds, _numbers(row.details))
 
 
-def _plain(details: Mapping[str, float]) -> dict[str, float | str]:
+def plain(details: Mapping[str, float]) -> dict[str, float | str]:
     """Return numbers as JSON has them; it has no infinities, so they are written out."""
     return {name: v if math.isfinite(v) else str(v) for name, v in details.items()}
 
@@ -104,8 +104,7 @@ def report_row(report: ReportRow, protocol: str) -> dict[str, Any]:
         "key": report.key,
         "complexity": report.complexity,
         "seed": report.seed,
-        "perplexity": report.perplexity,
-        "kl": report.kl,
+        "values": plain(report.values),
         "protocol": protocol,
         "recorded": _now(),
     }
@@ -121,8 +120,7 @@ def report_of(row: Row[Any]) -> ReportRow:
         key=row.key,
         complexity=row.complexity,
         seed=row.seed,
-        perplexity=row.perplexity,
-        kl=row.kl,
+        values=_numbers(row._mapping["values"]),  # noqa: SLF001 - rows have a method `values`
         protocol=row.content,
     )
 

@@ -13,8 +13,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
-"""Raised by every change of a table or of the meaning of a column."""
+SCHEMA_VERSION = 2
+"""Raised by every change of a table or of the meaning of a column; see `migration.py`."""
 
 METADATA = MetaData()
 
@@ -87,8 +87,7 @@ REPORTS = Table(
     Column("key", String(32), nullable=False),
     Column("complexity", Integer, nullable=False),
     Column("seed", BigInteger, nullable=False),
-    Column("perplexity", Double, nullable=False),
-    Column("kl", Double, nullable=False),
+    Column("values", JSON, nullable=False),
     Column("protocol", String(32), nullable=False),
     Column("recorded", String(32), nullable=False),
     UniqueConstraint("run", "role", "name", "key", "seed", "protocol"),

@@ -215,7 +215,7 @@ class AdaptiveSoftmax(nn.Module):
     """Log-probabilities through the embedding's own tables.
 
     The tables and the projections of rare tokens are shared with the embedding; the projection of
-    the first table is not. `log_softmax` is a module, so that linearised networks can bypass it.
+    the first table is not.
     """
 
     def __init__(self, config: GPT2Config) -> None:
@@ -229,7 +229,7 @@ class AdaptiveSoftmax(nn.Module):
         self.cluster_bias = nn.Parameter(torch.empty(rare))
         self.clusters = config.clusters
         self.bias = nn.Parameter(torch.empty(config.vocabulary))
-        self.log_softmax = nn.LogSoftmax(dim=-1)
+        self.log_softmax = SoftmaxNorm(dim=-1)
 
     def forward(self, state: Tensor, embedding: AdaptiveEmbedding) -> Tensor:
         """Return (sequences, tokens, vocabulary) of hidden states (sequences, tokens, width)."""
@@ -246,3 +246,7 @@ class AdaptiveSoftmax(nn.Module):
             tail = self.log_softmax(functional.linear(narrow, table, self.bias[begin:end]))
             parts.append(tail + head[..., ends + number - 1, None])
         return torch.cat(parts, dim=-1)
+
+
+class SoftmaxNorm(nn.LogSoftmax):
+    """A log-softmax whose type says that it is a norm: linearised networks leave norms out."""

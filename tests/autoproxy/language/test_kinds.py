@@ -12,6 +12,7 @@ from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.types import (
+    FLOWING_KINDS,
     TENSOR_KINDS,
     Kind,
     elementwise,
@@ -34,7 +35,22 @@ JOINS = {
     (OUT, OUT): OUT,
     (OUT, ONE): OUT,
     (ONE, ONE): ONE,
+    (Kind.INPUT, Kind.INPUT): Kind.INPUT,
+    (Kind.INPUT, IN): Kind.INPUT,
+    (Kind.INPUT, ONE): Kind.INPUT,
+    (Kind.OUTPUT, Kind.OUTPUT): Kind.OUTPUT,
+    (Kind.OUTPUT, ONE): Kind.OUTPUT,
+    (Kind.ATTENTION, Kind.ATTENTION): Kind.ATTENTION,
+    (Kind.ATTENTION, ONE): Kind.ATTENTION,
+    (Kind.MODEL, Kind.MODEL): Kind.MODEL,
 }
+ALL_KINDS = [kind for kind in Kind if kind is not Kind.EXPONENT]
+
+
+def test_what_flows_and_networks_join_with_nothing_else() -> None:
+    for pair in product(ALL_KINDS, repeat=2):
+        wanted = JOINS.get(pair, JOINS.get(pair[::-1]))  # type: ignore[arg-type,call-overload]
+        assert join(*pair) is wanted
 
 
 @pytest.mark.parametrize(("kinds", "wanted"), list(JOINS.items()), ids=str)
@@ -58,7 +74,10 @@ def test_shapes_and_what_varies_within_a_row() -> None:
 def test_elementwise_takes_all_kinds_in_all_places() -> None:
     for arity in (1, 2, 3):
         signatures = dict(elementwise(arity))
-        assert set(signatures) == set(product(TENSOR_KINDS, repeat=arity))
+        of_weights = list(product(TENSOR_KINDS, repeat=arity))
+        assert list(signatures)[: len(of_weights)] == of_weights  # their order shapes draws
+        every = product(ALL_KINDS, repeat=arity)
+        assert set(signatures) == {kinds for kinds in every if join(*kinds) is not None}
         assert all(result is join(*kinds) for kinds, result in signatures.items())
 
 
@@ -68,10 +87,13 @@ def test_a_value_has_the_shape_of_its_kind(
 ) -> None:
     recursion = Recursion(hard_inputs(seed, *size))
     for node in expression.walk():
-        assert tuple(recursion.value(node).shape) == shape_of(kind_of(node), *size)
+        found, most = tuple(recursion.value(node).shape), shape_of(kind_of(node), *size)
+        reduced = kind_of(node) in FLOWING_KINDS  # whose axes stay, with size 1
+        assert (np.broadcast_shapes(found, most) if reduced else found) == most
+        assert len(found) == len(most)
 
 
-@given(st.integers(0, 10**9), st.sampled_from(TENSOR_KINDS))
+@given(st.integers(0, 10**9), st.sampled_from([*TENSOR_KINDS, *FLOWING_KINDS, Kind.MODEL]))
 def test_what_is_drawn_for_a_root_is_of_its_kind(seed: int, root: Kind) -> None:
     assert kind_of(drawn(seed, root)) is root
 

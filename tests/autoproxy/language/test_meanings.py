@@ -15,6 +15,7 @@ from torch import Tensor
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.types import Kind, shape_of
 from tests.autoproxy.language.formulas import HARD
+from tests.autoproxy.language.oracles import ORACLES
 
 Matrix = NDArray[np.float64]
 
@@ -105,7 +106,7 @@ NORMALISATIONS = ["minmax", "row_minmax", "zscore", "row_zscore"]
 
 
 def test_every_primitive_has_an_oracle() -> None:
-    assert {*ELEMENTWISE, *REDUCTIONS, *NORMALISATIONS} == set(CATALOG)
+    assert {*ELEMENTWISE, *REDUCTIONS, *NORMALISATIONS, *ORACLES} == set(CATALOG)
 
 
 def _agree(found: Tensor, wanted: object, *, tolerance: float = 2e-6) -> None:
@@ -116,7 +117,7 @@ def _agree(found: Tensor, wanted: object, *, tolerance: float = 2e-6) -> None:
     np.testing.assert_allclose(found.numpy(), wanted, rtol=tolerance, atol=2e-38)
 
 
-def _hard(shape: tuple[int, int], draw: np.random.Generator) -> Tensor:
+def _hard(shape: tuple[int, ...], draw: np.random.Generator) -> Tensor:
     values = np.where(
         draw.random(shape) < 0.5, draw.choice(HARD, shape), 3 * draw.standard_normal(shape)
     )
@@ -133,19 +134,19 @@ def test_elementwise_on_every_pair_of_kinds(name: str, rows: int, columns: int) 
                 exponent if kind is Kind.EXPONENT else _hard(shape_of(kind, rows, columns), draw)
                 for kind in kinds
             ]
-            high, wide = shape_of(result, rows, columns)
-            wanted = np.empty((high, wide))
-            for i, j in product(range(high), range(wide)):
-                wanted[i, j] = ELEMENTWISE[name](*(_at(operand, i, j) for operand in operands))
+            wanted = np.empty(shape_of(result, rows, columns))
+            for place in product(*map(range, wanted.shape)):
+                wanted[place] = ELEMENTWISE[name](*(_at(operand, place) for operand in operands))
             _agree(CATALOG[name].tensor(*operands), wanted)
             if Kind.EXPONENT not in kinds:
                 break
 
 
-def _at(operand: Tensor | float, i: int, j: int) -> float:
+def _at(operand: Tensor | float, place: tuple[int, ...]) -> float:
     if isinstance(operand, float):
         return operand
-    return float(operand[i % operand.shape[0], j % operand.shape[1]])
+    own = place[len(place) - operand.dim() :]  # the axes that both have are the last ones
+    return float(operand[tuple(i % n for i, n in zip(own, operand.shape, strict=True))])
 
 
 @pytest.mark.parametrize(
@@ -277,5 +278,6 @@ def test_claims_of_growth_hold_up_to_rounding(values: list[float]) -> None:
 def test_claims_that_would_be_false_are_not_made() -> None:
     growing = {name for name, p in CATALOG.items() if p.increasing != "nowhere"}
     assert growing == {"abs", "square", "sqrt"}  # tanh saturates, log is even, exp overflows
-    assert {n for n, p in CATALOG.items() if p.commutative} == {"add", "mul", "maximum", "minimum"}
+    commutative = {name for name, p in CATALOG.items() if p.commutative}
+    assert commutative == {"add", "mul", "maximum", "minimum", "correlation"}
     assert {name for name, p in CATALOG.items() if p.idempotent} == {"abs", "sign"}

@@ -20,13 +20,12 @@ ROW = ReportRow(
     key="k1",
     complexity=4,
     seed=0,
-    perplexity=40.123456789012345,
-    kl=0.1 + 0.2,
+    values={"perplexity": 40.123456789012345, "kl": 0.1 + 0.2},
     protocol={"model": "starter", "condition": "50%", "group": "row"},
 )
 ROWS = [
     ROW,
-    replace(ROW, seed=10, perplexity=41.0),
+    replace(ROW, seed=10, values={"perplexity": 41.0, "kl": 0.3}),
     replace(ROW, seed=2),
     replace(ROW, role="discovered", run="r1", name="r1", key="k2"),
     replace(ROW, protocol={"model": "other", "condition": "2:4", "group": "block"}),
@@ -58,10 +57,11 @@ def test_a_new_ledger_takes_in_what_the_repository_has(tmp_path: Path) -> None:
     second.reports.write_text(first.reports.read_text())
     with Ledger.open(second.ledger) as ledger:
         # Measured here, so it is not overwritten by what came along.
-        ledger.add_reports([replace(ROW, perplexity=99.0)])
+        measured = replace(ROW, values={"perplexity": 99.0, "kl": 0.5})
+        ledger.add_reports([measured])
         write_leaderboard(second, ledger)
-        held = {identity(row): row.perplexity for row in ledger.reports()}
-    wanted = {identity(row): row.perplexity for row in ROWS} | {identity(ROW): 99.0}
+        held = {identity(row): row.values["perplexity"] for row in ledger.reports()}
+    wanted = {identity(row): row.values["perplexity"] for row in ROWS} | {identity(ROW): 99.0}
     assert held == wanted
     again = second.reports.read_text()
     write_leaderboard(second)

@@ -35,10 +35,11 @@ HALF = {
 TWO_FOUR = {**HALF, "condition": "2:4"}
 
 
-def row(name, seed, perplexity, *, role="baseline", protocol=HALF, **rest) -> ReportRow:
-    fields = {"run": None, "text": f"f({name})", "key": name, "complexity": 4, "kl": 0.25}
+def row(name, seed, perplexity, *, role="baseline", protocol=HALF, kl=0.25, **rest) -> ReportRow:
+    fields = {"run": None, "text": f"f({name})", "key": name, "complexity": 4}
+    values = {"perplexity": perplexity, "kl": kl}
     return ReportRow(
-        role=role, name=name, seed=seed, perplexity=perplexity, protocol=protocol, **fields | rest
+        role=role, name=name, seed=seed, values=values, protocol=protocol, **fields | rest
     )
 
 
@@ -117,7 +118,7 @@ def test_the_order_of_rows_does_not_matter(rows, draw):
 @given(drawn)
 def test_entries_are_best_first_and_none_is_lost(rows):
     for group in rank(rows):
-        values = [entry.perplexity for entry in group.entries]
+        values = [entry.values["perplexity"] for entry in group.entries]
         assert values == sorted(values)
     named = {(r.role, r.name, r.key, r.protocol["condition"]) for r in rows}
     assert len(named) == sum(len(group.entries) for group in rank(rows))
@@ -155,7 +156,9 @@ def test_one_value_has_no_interval_and_ruins_have_no_end():
 
 
 def test_csv_is_exact_and_reads_back():
-    rows = [replace(ROWS[1], perplexity=1 / 3, name='a,"b"\n|', text="mul(a, b)")]
+    rows = [
+        replace(ROWS[1], values={"perplexity": 1 / 3, "kl": 1.0}, name='a,"b"\n|', text="mul(a, b)")
+    ]
     (line,) = csv.DictReader(io.StringIO(to_csv(rank(rows))))
     assert float(line["perplexity"]) == 1 / 3
     assert line["name"] == 'a,"b"\n|'

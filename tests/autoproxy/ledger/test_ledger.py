@@ -88,8 +88,7 @@ def report(name: str = "wanda", seed: int = 0, perplexity: float = 20.5) -> Repo
         key="k",
         complexity=4,
         seed=seed,
-        perplexity=perplexity,
-        kl=0.25,
+        values={"perplexity": perplexity, "kl": 0.25},
         protocol=PROTOCOL,
     )
 

@@ -1,5 +1,6 @@
 """The ledger in PostgreSQL: run with AUTOPROXY_POSTGRES=postgresql://user@host/empty_database."""
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,7 +29,8 @@ def test_it_keeps_what_it_is_told_and_refuses_contradictions():
         ledger.remember(evaluation(value))
         ledger.remember(evaluation(value))
     event = Event("r", 0, "k", "W", "seed", ("a",), "measured", None, None, 1.0, 0.1, 1, 0)
-    report = ReportRow(None, "baseline", "wanda", "W", "k", 1, 0, 20.5, 0.1, {"tokens": 1})
+    numbers = {"perplexity": math.inf, "kl": 0.1}
+    report = ReportRow(None, "baseline", "wanda", "W", "k", 1, 0, numbers, {"tokens": 1})
     ledgers[0].append(event)
     ledgers[0].add_reports([report, report])
     for value in values:
