@@ -25,12 +25,14 @@ class Baseline:
         source: Paper or code that it is from.
         reported: Whether every run compares its winner with it on the report text; the others
             are measured on the search text alone.
+        sign: 1 where large values are meant to be good, -1 where small ones are.
     """
 
     name: str
     text: str
     source: str
     reported: bool = False
+    sign: int = 1
 
     @property
     def expression(self) -> Expression:
@@ -52,8 +54,8 @@ class SearchSpace:
         max_size: Most nodes that an expression may have.
         max_depth: Longest path that an expression may have.
         baselines: Hand-made metrics to compare with (and to start from, where asked).
-        evaluator: Name of the evaluator that a run over this space has unless it says another.
-        search: Options of the search that such a run has unless it says others.
+        run: Options of the run, such as its evaluator, where it says no others.
+        search: Options of its search, the same way.
     """
 
     name: str
@@ -65,7 +67,7 @@ class SearchSpace:
     max_size: int
     max_depth: int
     baselines: tuple[Baseline, ...] = field(default=())
-    evaluator: str = "pruning"
+    run: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

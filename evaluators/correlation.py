@@ -349,8 +349,7 @@ def paired_test(
 ) -> float:
     """Return the two-sided p of the hypothesis that two predictions have the same tau-b.
 
-    A permutation test: the differences of `losses` get random signs, those of one trained network
-    together. p = (1 + draws at least as far from zero) / (1 + draws).
+    It is `sign_flip` of the differences of `losses`.
 
     Args:
         first: (n,), n >= 3.
@@ -364,6 +363,33 @@ def paired_test(
         In [1 / (1 + number), 1]; 1 for two predictions of the same order.
     """
     difference = losses(first, quality) - losses(second, quality)
+    return sign_flip(difference, networks, number=number, seed=seed)
+
+
+def sign_flip(
+    difference: Vector,
+    networks: Sequence[str] | None = None,
+    *,
+    number: int = 9999,
+    seed: int = 0,
+) -> float:
+    """Return the two-sided p of the hypothesis that differences lie evenly around zero.
+
+    A permutation test: they get random signs, those of one trained network together.
+    p = (1 + draws at least as far from zero) / (1 + draws).
+
+    Args:
+        difference: (n,), one an architecture.
+        networks: The trained network of each architecture; None: each is its own.
+        number: Of draws.
+        seed: Of the draws.
+
+    Returns:
+        In [1 / (1 + number), 1]; 1 where all are zero.
+
+    >>> sign_flip(np.zeros(4)), sign_flip(np.ones(20)) < 0.001
+    (1.0, True)
+    """
     if networks is not None:
         network = np.unique(np.asarray(networks), return_inverse=True)[1].ravel()
         difference = np.bincount(network, weights=difference).astype(np.float64)

@@ -11,6 +11,7 @@ from evaluators import correlation
 
 Vector = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +72,76 @@ class Jury:
             found |= {f"{name}_low": low, f"{name}_high": high}
         return found
 
-    def compare(self, scores: Vector, others: Mapping[str, Vector]) -> dict[str, dict[str, float]]:
+    def losses(self, scores: Vector, objective: str = "tau") -> Vector:
+        """Return one loss a network, 1 - tau in the mean, for paired tests; lower is better.
+
+        With `within` those of the networks in strata that count, see `correlation.within`, each
+        against its own stratum; constant scores there are worth no order: 1.
+        """
+        if objective == "tau":
+            return correlation.losses(scores, self.quality)
+        found = []
+        for members in self._counting():
+            if len(set(scores[members])) < 2:
+                found.append(np.ones(len(members)))
+            else:
+                found.append(correlation.losses(scores[members], self.quality[members]))
+        return np.concatenate(found)
+
+    def _counting(self) -> list[Indices]:
+        """Return the members of each stratum in which qualities can be ordered."""
+        names = np.asarray(self.strata)
+        strata = [np.flatnonzero(names == name) for name in sorted(set(self.strata))]
+        kept = [
+            members
+            for members in strata
+            if len(members) >= correlation.SMALLEST and len(set(self.quality[members])) > 1
+        ]
+        if not kept:
+            raise EvaluationError(
+                "no stratum has enough networks of different quality; ask for --objective tau"
+            )
+        return kept
+
+    def _resampled(self, scores: Vector, counts: Matrix, objective: str) -> Vector:
+        if objective == "tau":
+            return correlation.resampled_kendall(scores, self.quality, counts)
+        return correlation.resampled_within(scores, self.quality, self.strata, counts)
+
+    def _counted(self, objective: str) -> list[str]:
+        """Return the trained networks that `losses` are of."""
+        if objective == "tau":
+            return list(self.networks)
+        return [self.networks[place] for place in np.concatenate(self._counting())]
+
+    def compare(
+        self, scores: Vector, others: Mapping[str, Vector], objective: str = "tau"
+    ) -> dict[str, dict[str, float]]:
         """Return how much better scores order the networks than each of some others do.
 
+        Args:
+            scores: (n,), larger is better.
+            others: The same, by name.
+            objective: `tau` or `within`.
+
         Returns:
-            By name: `difference` of tau-b, its 95 % bootstrap interval `low` to `high`, the `p` of
-            a paired permutation test, and `p_corrected` for the number of comparisons (Holm).
+            By name: `difference` of the objective, its 95 % bootstrap interval `low` to `high`,
+            the `p` of a paired permutation test of the losses, and `p_corrected` for the number of
+            comparisons (Holm).
         """
         counts = correlation.resamples(self.networks, self.resamples, self.seed)
-        mine = correlation.resampled_kendall(scores, self.quality, counts)
+        resampled = [self._resampled(one, counts, objective) for one in (scores, *others.values())]
+        mine = self.losses(scores, objective)
         found: dict[str, dict[str, float]] = {}
-        for name, other in others.items():
-            theirs = correlation.resampled_kendall(other, self.quality, counts)
-            low, high = correlation.interval(mine - theirs)
-            difference = correlation.kendall(scores, self.quality) - correlation.kendall(
-                other, self.quality
-            )
-            p = correlation.paired_test(
-                scores, other, self.quality, self.networks, seed=self.seed
-            )
-            found[name] = {"difference": difference, "low": low, "high": high, "p": p}
+        for (name, other), theirs in zip(others.items(), resampled[1:], strict=True):
+            low, high = correlation.interval(resampled[0] - theirs)
+            gain = self.losses(other, objective) - mine
+            found[name] = {
+                "difference": float(gain.mean()),
+                "low": low,
+                "high": high,
+                "p": correlation.sign_flip(gain, self._counted(objective), seed=self.seed),
+            }
         corrected = correlation.holm([one["p"] for one in found.values()])
         for one, p in zip(found.values(), corrected, strict=True):
             one["p_corrected"] = p

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from autoproxy.errors import ConfigError, unknown_name
+from autoproxy.columns import Column
+from autoproxy.errors import ConfigError, EvaluationError, unknown_name
 from autoproxy.evaluation import (
     Direction,
     Failed,
@@ -30,15 +31,17 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import correlation, sites
-from evaluators.benchmarks.table import BENCHMARKS, Benchmark, open_benchmark
+from evaluators.benchmarks.table import BENCHMARKS, Architecture, Benchmark, open_benchmark
 from evaluators.cache import size_of
-from evaluators.models import find_device
 from evaluators.judging import Jury
+from evaluators.models import find_device
 from evaluators.proxies import NAMED
-from evaluators.scoring import Gathering, Scorer
+from evaluators.proxies import score as score_by_name
+from evaluators.scoring import Gathering, Scorer, one_thread
 
 Vector = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
 
 @dataclass(frozen=True, slots=True)
 class Usual:
@@ -55,6 +58,27 @@ USUAL = {
     "gpt2-lts": Usual("tau", 32),
     "llama-subnets": Usual("tau", 32),
 }
+
+REFERENCES: Mapping[str, str] = {
+    "lexicographic": "trivial: depth, then width, then parameters",
+    "ridge": "a quadratic ridge regression on the configuration, fitted to all labels seen",
+}
+"""Predictions that are no formula of a network's tensors; every result stands beside them."""
+
+COLUMNS = (
+    Column("tau", "tau-b", Direction.MAXIMIZE, title="tau-b"),
+    Column("within", "tau-b", Direction.MAXIMIZE, title="tau-b within strata"),
+)
+FURTHER = (
+    Column("rho", "", Direction.MAXIMIZE),
+    Column("weighted", "", Direction.MAXIMIZE, title="weighted tau"),
+    Column("recall", "", Direction.MAXIMIZE, digits=2, title="top 10 % recall"),
+    Column("given_params", "", Direction.MAXIMIZE, title="tau given parameters"),
+    Column("with_params", "", None, title="tau with parameters"),
+    Column("tied", "", Direction.MINIMIZE, title="tied pairs"),
+    Column("networks", "", None, digits=0),
+)
+"""What a report says besides; what ranks is the objective."""
 
 OBJECTIVES = ("tau", "within")
 CONTROLS = ("noise",)
@@ -157,6 +181,7 @@ class PredictionEvaluator:
     """
 
     root = Kind.MODEL
+    references = tuple(REFERENCES)
 
     def __init__(self, config: PredictionConfig, *, cache: Path) -> None:
         find_device(config.device)
@@ -168,6 +193,7 @@ class PredictionEvaluator:
         )
         self._cache = cache
         self._wanted = frozenset[str]()
+        self._scorers: dict[int, Scorer] = {}
         self._usual = USUAL[config.benchmark]
         self.quality = np.array([a.quality for a in self.benchmark.architectures])
         self.strata = [self.benchmark.strata(a) for a in self.benchmark.architectures]
@@ -204,7 +230,9 @@ class PredictionEvaluator:
     @property
     def provides(self) -> frozenset[str]:
         """Every terminal of a network."""
-        return frozenset(sites.TERMINALS) | {t.name for t in VOCABULARY.values() if t.kind is Kind.MODEL}
+        return frozenset(sites.TERMINALS) | {
+            t.name for t in VOCABULARY.values() if t.kind is Kind.MODEL
+        }
 
     @property
     def fidelities(self) -> tuple[float, ...]:
@@ -221,29 +249,38 @@ class PredictionEvaluator:
         """Networks whose order tells candidates apart: those of the search, and some others."""
         return [*self.search.tolist(), *self.unseen[: self.config.unlabelled].tolist()]
 
-    @cached_property
-    def scorer(self) -> Scorer:
-        """What scores networks."""
+    @property
+    def conditions(self) -> tuple[Self, ...]:
+        """What the report is made of: this one condition."""
+        return (self,)
+
+    def scorer(self, draw: int | None = None) -> Scorer:
+        """Return what scores networks with the initial weights and the batch of a seed."""
+        draw = self.config.draw if draw is None else draw
+        if draw not in self._scorers:
+            self._scorers[draw] = Scorer(
+                self.benchmark,
+                self._gathering(draw),
+                wanted=self._wanted,
+                folder=self._cache,
+                limit=size_of(self.config.cache_limit),
+            )
+        return self._scorers[draw]
+
+    def _gathering(self, draw: int) -> Gathering:
         rows = self._usual.rows if self.config.rows is None else self.config.rows
-        gathering = Gathering(
+        return Gathering(
             sequences=self.config.sequences,
             tokens=self.config.tokens,
             rows=rows or None,
-            seed=self.config.draw,
+            seed=draw,
             device=self.config.device,
             control=self.config.control,
-        )
-        return Scorer(
-            self.benchmark,
-            gathering,
-            wanted=self._wanted,
-            folder=self._cache,
-            limit=size_of(self.config.cache_limit),
         )
 
     def protocol(self) -> dict[str, Any]:
         """Return everything that determines a value."""
-        gathering = self.scorer.gathering
+        gathering = self._gathering(self.config.draw)
         return {
             "evaluator": "prediction",
             "version": VERSION,
@@ -251,12 +288,12 @@ class PredictionEvaluator:
             "condition": f"{self.objective_name}, {len(self.search)} labels",
             "table": self.benchmark.digest,
             "quality": self.benchmark.quality_name,
-            "networks": len(self.quality),
+            "architectures": len(self.quality),
             "objective": self.objective_name,
             "labels": len(self.search),
             "validation_labels": len(self.validation),
             "unlabelled": self.config.unlabelled,
-            "split_seed": self.config.seed,
+            "split": self.config.seed,
             "text": self.benchmark.text,
             "sequences": gathering.sequences,
             "tokens": gathering.tokens,
@@ -272,13 +309,14 @@ class PredictionEvaluator:
         self._wanted = frozenset(
             name for name in names if VOCABULARY[name].kind is not Kind.MODEL or name == "log_flow"
         )
+        self._scorers.clear()
 
     def behaviour(
         self, expressions: Sequence[Expression], reject: float = math.inf
     ) -> list[Fingerprint | Failed]:
         """Return the order that each expression gives to some networks, whatever its sign."""
         del reject
-        found = self.scorer.scores(expressions, self._probed)
+        found = self.scorer().scores(expressions, self._probed)
         return [s if isinstance(s, Failed) else _fingerprint(s) for s in found]
 
     def identity(self, expression: Expression) -> str | Failed:
@@ -316,21 +354,99 @@ class PredictionEvaluator:
         if isinstance(scores, Failed):
             return (math.inf,)
         oriented = self._orientation(expression) * scores
-        if self.objective_name == "tau":
-            return tuple(correlation.losses(oriented, self.quality[places]).tolist())
-        strata = [self.strata[place] for place in places]
-        return tuple(_losses_within(oriented, self.quality[places], strata))
+        return tuple(self.jury(places).losses(oriented, self.objective_name).tolist())
+
+    def report_protocol(self) -> dict[str, Any]:
+        """Return everything that determines a reported value but the draw."""
+        first, second = COLUMNS[::-1] if self.objective_name == "within" else COLUMNS
+        return {
+            **self.protocol(),
+            "draw": None,
+            "columns": [column.to_json() for column in (first, second, *FURTHER)],
+            "resamples": self.config.resamples,
+            "reported": len(self.unseen),
+        }
+
+    def dense(self) -> None:
+        """Return nothing: there is no network as it is."""
+
+    def report(
+        self, candidates: Sequence[Expression | str], seeds: Iterable[int]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what each candidate is worth on networks whose quality no search saw.
+
+        Args:
+            candidates: Expressions, or names of `methods` or `REFERENCES`.
+            seeds: Of initial weights and of the batch.
+
+        Yields:
+            `seed`, `index` and what `Jury.judge` says, less what is undefined. A candidate without
+            a score for every network is worth what no order is: 0.
+        """
+        jury = self.jury(self.unseen)
+        for seed in seeds:
+            for index, candidate in enumerate(candidates):
+                scores = self.oriented(candidate, self.unseen, seed)
+                values = jury.judge(np.zeros(len(self.unseen)) if scores is None else scores)
+                known = {name: value for name, value in values.items() if value is not None}
+                yield {"seed": seed, "index": index, "tau": 0.0, "within": 0.0, **known}
+
+    def oriented(
+        self, candidate: Expression | str, places: Indices, draw: int | None = None
+    ) -> Vector | None:
+        """Return scores of networks, large where good by the labels of the search; None: none."""
+        if candidate in REFERENCES:
+            return self._reference(str(candidate), places)
+        both = np.concatenate([self.search, places])
+        scores = (
+            self._called(candidate, both, draw)
+            if isinstance(candidate, str)
+            else self._scores(candidate, both, draw)
+        )
+        if isinstance(scores, Failed):
+            return None
+        known, asked = scores[: len(self.search)], scores[len(self.search) :]
+        if len(set(known)) < 2:
+            return None
+        return math.copysign(1.0, self._agreement(known, self.search)) * asked
+
+    def _reference(self, name: str, places: Indices) -> Vector:
+        """Return what depth, width and size alone say, or a regression on all labels seen."""
+        table = np.array([self._columns(a) for a in self.benchmark.architectures])
+        if name == "lexicographic":
+            return correlation.lexicographic(list(table[places][:, :3].T))
+        seen = np.concatenate([self.search, self.validation])
+        return correlation.ridge(table[seen], self.quality[seen], table[places])
+
+    def _columns(self, architecture: Architecture) -> list[float]:
+        """Return depth, width and number of parameters, and then all else of a configuration."""
+        first = (architecture.columns["depth"], architecture.columns["width"])
+        params = self.benchmark.model_terminals(architecture)["params"]
+        return [*first, params, *(v for _, v in sorted(architecture.columns.items()))]
+
+    def compare(
+        self, candidate: Expression, others: Mapping[str, Expression | str]
+    ) -> dict[str, dict[str, float]]:
+        """Return how much better a candidate orders unseen networks than others do.
+
+        The names are those of `others`; see `Jury.compare`. Others without scores are left out.
+        """
+        scores = self.oriented(candidate, self.unseen)
+        found = {name: self.oriented(other, self.unseen) for name, other in others.items()}
+        jury = self.jury(self.unseen)
+        rivals = {name: s for name, s in found.items() if s is not None and len(set(s)) > 1}
+        return {} if scores is None else jury.compare(scores, rivals, self.objective_name)
 
     @classmethod
     def methods(cls) -> dict[str, str]:
         """Return proxies that are no expression, with their sources."""
-        return {name: proxy.source for name, proxy in NAMED.items()}
+        return {name: proxy.source for name, proxy in NAMED.items()} | dict(REFERENCES)
 
     @classmethod
     def rank(
         cls,
         options: Mapping[str, Any],
-        proxies: Mapping[str, Expression | None],
+        proxies: Mapping[str, tuple[Expression | None, int]],
         *,
         cache: Path,
     ) -> dict[str, Any]:
@@ -338,47 +454,48 @@ class PredictionEvaluator:
 
         Args:
             options: As of `from_options`.
-            proxies: By name; None for one of `methods`.
+            proxies: By name, with the sign: 1 where large is good. Without an expression: one of
+                `methods`, whose own sign counts.
             cache: Folder of the cache of statistics.
 
         Returns:
-            `protocol`, and `proxies`: one mapping each with `name`, `text`, `sign` (as
-            documented: 1 where large is good), `order` (best first: `id`, `score`, `quality`),
-            `seconds` a network, and what `Jury.judge` says; or `reason` where it has no scores.
+            `protocol`, and `proxies`, best first: one mapping each with `name`, `text`, `sign`,
+            `order` (best first: `id`, `score`, `quality`), `seconds` a network, and what
+            `Jury.judge` says; or `reason` where it has no scores.
         """
         evaluator = cls(PredictionConfig.from_options(options), cache=cache)
-        expressions = [e for e in proxies.values() if e is not None]
-        evaluator.prepare(frozenset().union(*(e.terminals() for e in expressions)))
-        rows = [evaluator.ranked(name, e) for name, e in proxies.items()]
+        expressions = [e for e, _ in proxies.values() if e is not None]
+        evaluator.prepare(frozenset[str]().union(*(e.terminals() for e in expressions)))
+        rows = [evaluator.ranked(name, e, sign) for name, (e, sign) in proxies.items()]
         rows.sort(key=lambda row: -(row.get("tau") or -2.0))
         return {"protocol": evaluator.protocol(), "proxies": rows}
 
-    def ranked(self, name: str, expression: Expression | None) -> dict[str, Any]:
+    def ranked(self, name: str, expression: Expression | None, sign: int) -> dict[str, Any]:
         """Return what one proxy says of all networks; see `rank`."""
         everyone = np.arange(len(self.quality))
         began = time.perf_counter()
-        if expression is None:
-            scores, sign = self._called(name, everyone), NAMED[name].sign
+        scores: Vector | Failed
+        if expression is not None:
+            scores = self._scores(expression, everyone)
+        elif name in REFERENCES:
+            scores = self._reference(name, everyone)
         else:
-            scores, sign = self._scores(expression, everyone), 1
+            scores, sign = self._called(name, everyone), NAMED[name].sign
         row = {"name": name, "text": str(expression or name), "sign": sign}
         if isinstance(scores, Failed):
             return {**row, "reason": scores.reason}
-        order = np.argsort(-sign * scores, kind="stable")
         architectures = self.benchmark.architectures
-        return {
-            **row,
-            "seconds": (time.perf_counter() - began) / len(scores),
-            "order": [
-                {
-                    "id": architectures[place].id,
-                    "score": float(scores[place]),
-                    "quality": float(self.quality[place]),
-                }
-                for place in order
-            ],
-            **self.jury(everyone).judge(sign * scores),
-        }
+        order = [
+            {
+                "id": architectures[place].id,
+                "score": float(scores[place]),
+                "quality": float(self.quality[place]),
+            }
+            for place in np.argsort(-sign * scores, kind="stable")
+        ]
+        seconds = (time.perf_counter() - began) / len(scores)
+        judged = self.jury(everyone).judge(sign * scores)
+        return {**row, "seconds": seconds, "order": order, **judged}
 
     def jury(self, places: Indices) -> Jury:
         """Return who judges predictions for the networks at places."""
@@ -392,20 +509,24 @@ class PredictionEvaluator:
             seed=self.config.seed,
         )
 
-    def _called(self, name: str, places: Indices) -> Vector | Failed:
+    def _called(self, name: str, places: Indices, draw: int | None = None) -> Vector | Failed:
         """Return the scores of a proxy that is a function."""
         found = []
+        scorer = self.scorer(draw)
         for place in places:
             architecture = self.benchmark.architectures[place]
-            network, ids = self.scorer.network(architecture)
+            network, ids = scorer.network(architecture)
             try:
-                found.append(NAMED[name].function(network, ids))
-            except ValueError as error:
+                with one_thread():
+                    found.append(score_by_name(name, network, ids))
+            except EvaluationError as error:
                 return Failed(f"{architecture.id}: {error}")
         return np.array(found)
 
-    def _scores(self, expression: Expression, places: Indices) -> Vector | Failed:
-        (found,) = self.scorer.scores([expression], places.tolist())
+    def _scores(
+        self, expression: Expression, places: Indices, draw: int | None = None
+    ) -> Vector | Failed:
+        (found,) = self.scorer(draw).scores([expression], places.tolist())
         if isinstance(found, Failed):
             return found
         return np.asarray(found, dtype=np.float64)
@@ -447,18 +568,3 @@ def _fingerprint(scores: Tensor) -> Fingerprint | Failed:
         return Failed("it gives every network the same score")
     order = min(ranks.tolist(), turned.tolist())
     return Fingerprint(content_hash(order))
-
-
-def _losses_within(scores: Vector, quality: Vector, strata: Sequence[str]) -> list[float]:
-    """Return losses of the networks of every stratum that counts, see `correlation.within`."""
-    found: list[float] = []
-    names = np.asarray(strata)
-    for name in sorted(set(strata)):
-        inside = names == name
-        if inside.sum() < correlation.SMALLEST or len(set(quality[inside])) < 2:
-            continue
-        if len(set(scores[inside])) < 2:
-            found += [1.0] * int(inside.sum())
-        else:
-            found += correlation.losses(scores[inside], quality[inside]).tolist()
-    return found

@@ -8,10 +8,9 @@ candidates of a search share their features with others, so few are computed twi
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -92,7 +91,14 @@ class Scorer:
         self._model: dict[str, dict[str, float]] = {}
 
     def scores(self, expressions: Sequence[Expression], places: Sequence[int]) -> list[Scores]:
-        """Return the score of each architecture at `places`, for each expression of kind Model."""
+        """Return the score of each architecture at `places`, for each expression of kind Model.
+
+        They are computed on one thread: tensors are small, and bits depend on the threads.
+        """
+        with one_thread():
+            return self._scores(expressions, places)
+
+    def _scores(self, expressions: Sequence[Expression], places: Sequence[int]) -> list[Scores]:
         networks = [self.benchmark.architectures[place] for place in places]
         asked = dict.fromkeys(f for expression in expressions for f in features(expression))
         flows = any("log_flow" in expression.terminals() for expression in expressions)
@@ -174,6 +180,17 @@ class Scorer:
         return scores if len(scores) == len(keys) else scores.expand(len(keys))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def read(asked: Sequence[Expression], sites: Sequence[Site]) -> list[Tensor]:
     """Return for each feature its values at the sites that offer what it reads.
 
@@ -239,7 +256,7 @@ def _row_scale(site: Site) -> Tensor:
 
 
 def _noise(site: Site, name: str) -> Site:
-    """Return a site of the same shapes that holds standard normal numbers, |.| where none is < 0."""
+    """Return a site of the same shapes whose tensors are noise, |.| where none is below 0."""
     drawn = {}
     for terminal, value in site.terminals.items():
         known = VOCABULARY[terminal]

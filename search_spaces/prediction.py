@@ -7,8 +7,8 @@ replaces every tensor by noise (`--control noise`).
 """
 
 from autoproxy.language.types import Kind
-from autoproxy.spaces import SearchSpace
-from search_spaces.handmade_proxies import BASELINES
+from autoproxy.spaces import Baseline, SearchSpace
+from search_spaces.handmade_proxies import HAND_MADE
 
 _DATA = {
     "W": 4,
@@ -88,6 +88,9 @@ _PRIMITIVES = {
     "layers_last": 1,
 }
 
+_BASELINES = tuple(
+    Baseline(p.name, p.text, p.source, reported=True, sign=p.sign) for p in HAND_MADE
+)
 _EXPONENTS = (-2.0, -1.0, -0.5, 0.25, 0.3, 0.5, 1.5, 2.0, 3.0)
 
 
@@ -101,8 +104,8 @@ def _space(name: str, terminals: dict[str, int]) -> SearchSpace:
         exponents=_EXPONENTS,
         max_size=24,
         max_depth=9,
-        baselines=BASELINES,
-        evaluator="prediction",
+        baselines=_BASELINES,
+        run={"evaluator": "prediction", "report_seeds": 1},
         search={
             "evaluations": 1500.0,
             "population": 64,

@@ -96,13 +96,14 @@ class Ranker(Protocol):
     def rank(
         self,
         options: Mapping[str, Any],
-        proxies: Mapping[str, Expression | None],
+        proxies: Mapping[str, tuple[Expression | None, int]],
         *,
         cache: Path,
     ) -> Mapping[str, Any]:
         """Return scores, order and correlations of each proxy by name, as plain values.
 
-        A proxy without an expression is a method of the evaluator's own.
+        A proxy comes with its sign: 1 where large is good. One without an expression is a method
+        of the evaluator's own.
         """
         ...
 
@@ -160,6 +161,11 @@ def methods(name: str) -> Mapping[str, str]:
     named = getattr(plugins.load("evaluator", name), "methods", None)
     found: Mapping[str, str] = named() if named else {}
     return found
+
+
+def references(provider: Evaluator) -> Sequence[str]:
+    """Return the methods of an evaluator that every report of a search shows besides."""
+    return tuple(getattr(provider, "references", ()))
 
 
 def able(name: str, method: str, unable: str) -> Any:

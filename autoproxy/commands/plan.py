@@ -13,12 +13,11 @@ from autoproxy.search.config import SearchConfig, read_toml
 DEFAULTS: Mapping[str, Any] = {
     "name": None,
     "space": "importance",
-    "evaluator": "",
+    "evaluator": "pruning",
     "random_search": True,
     "report_seeds": 5,
 }
-"""The options of the [run] table, with what holds where nothing is said; the evaluator and the
-options of the search are then those that the space suggests."""
+"""The options of the [run] table, with what holds where neither the user nor the space says."""
 
 _SECTIONS = {"run": None, "search": None, "evaluator": None}
 
@@ -87,7 +86,7 @@ def make_plan(
     space = loading.space(in_run.get("space", DEFAULTS["space"]))
     in_search = {"seed": 0, **space.search, **tables.get("search", {}), **_said(search)}
     return Plan(
-        **{**DEFAULTS, "evaluator": space.evaluator, **in_run},
+        **{**DEFAULTS, **space.run, **in_run},
         search=SearchConfig.from_mapping(in_search, where),
         options={**tables.get("evaluator", {}), **_said(evaluator)},
     )

@@ -47,13 +47,15 @@ def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]
         ConfigError: The request cannot be met; the message says what can.
     """
     ranker: loading.Ranker = loading.able(order.evaluator, "rank", "ranks no networks")
-    asked: dict[str, Expression | None] = dict.fromkeys(order.proxies)
-    if order.every:
-        asked |= {b.name: b.expression for b in loading.space(order.space).baselines}
-        asked |= dict.fromkeys(loading.methods(order.evaluator))
+    known = {b.name: b for b in loading.space(order.space).baselines}
+    methods = loading.methods(order.evaluator)
+    asked: dict[str, tuple[Expression | None, int]] = {}
     for word in order.proxies:
-        if word not in loading.methods(order.evaluator):
-            asked[word] = _proxy(workspace, word, order.space)
+        found = None if word in methods else _proxy(workspace, word, order.space)
+        asked[word] = found, known[word].sign if word in known else 1
+    if order.every:
+        asked |= {name: (baseline.expression, baseline.sign) for name, baseline in known.items()}
+        asked |= dict.fromkeys(methods, (None, 1))
     workspace.prepare()
     said = {name: value for name, value in order.options.items() if value is not None}
     return dict(ranker.rank(said, asked, cache=workspace.cache))

@@ -17,6 +17,7 @@ from autoproxy.commands.workspace import Workspace, write_json, write_text
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
+from autoproxy.language.expression import Expression
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import Evaluation, RunRecord
@@ -176,6 +177,7 @@ class _Run:
             rival=rival,
             finals=finals,
             reports=reports,
+            comparisons=self._compare(winner, rival),
             seconds=self._clocks[self._name].seconds,
         )
         summary = summarise(findings)
@@ -312,6 +314,8 @@ class _Run:
             for baseline in loading.usable_baselines(self._space, self._evaluator)
             if baseline.reported
         ]
+        for name in loading.references(self._evaluator):
+            named.append(Named("baseline", name, None))
         named.append(Named("discovered", self._name, winner.expression))
         if rival is not None:
             named.append(Named("random-search", self._name + RANDOM_SUFFIX, rival.expression))
@@ -321,6 +325,24 @@ class _Run:
             Reporter(self._ledger, condition, self._name, self._show).report(named, seeds)
             for condition in self._evaluator.conditions
         ]
+
+    def _compare(
+        self, winner: Individual, rival: Individual | None
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Test the winner against the hand-made metrics and random search, where it can be."""
+        compare = getattr(self._evaluator, "compare", None)
+        if compare is None:
+            return {}
+        others: dict[str, Expression | str] = {
+            baseline.name: canonical(baseline.expression)
+            for baseline in loading.usable_baselines(self._space, self._evaluator)
+            if baseline.reported
+        }
+        others |= {name: name for name in loading.references(self._evaluator)}
+        if rival is not None:
+            others["random search"] = rival.expression
+        found: Mapping[str, Mapping[str, float]] = compare(winner.expression, others)
+        return found
 
     def _finish(self, summary: Mapping[str, Any], hall: HallOfFame, winner: Individual) -> None:
         folder = self._workspace.run_folder(self._name)

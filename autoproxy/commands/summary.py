@@ -121,6 +121,7 @@ class Findings:
         rival: Best of random search's finalists.
         finals: Losses of the finalists on fresh blocks, by key.
         reports: Measurements on the report text, under each condition.
+        comparisons: The winner against others in paired tests, where the evaluator makes any.
         seconds: Wall-clock time.
     """
 
@@ -135,6 +136,7 @@ class Findings:
     rival: Individual | None
     finals: Losses
     reports: Sequence[Sequence[ReportRow]]
+    comparisons: Mapping[str, Mapping[str, float]]
     seconds: float
 
 
@@ -169,6 +171,7 @@ def summarise(f: Findings) -> dict[str, Any]:
             {"protocol": dict(condition.report_protocol()), "entries": describe_report(rows)}
             for condition, rows in zip(f.evaluator.conditions, f.reports, strict=True)
         ],
+        "comparisons": f.comparisons,
         "protocol": dict(f.evaluator.protocol()),
         "seconds": round(f.seconds, 3),
     }
