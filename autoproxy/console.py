@@ -125,7 +125,7 @@ def ranking(console: Console, found: Mapping[str, Any]) -> None:
     """Print how well proxies order the networks of a benchmark; of one, also the order."""
     protocol = found["protocol"]
     title = (
-        f"{protocol['model']}: {protocol['networks']} networks by {protocol['quality']}; "
+        f"{protocol['model']}: {protocol['architectures']} networks by {protocol['quality']}; "
         "tau-b with 95 % intervals"
     )
     table = Table("proxy", "tau", "within", "rho", "top 10 %", "tied", "s", title=escape(title))

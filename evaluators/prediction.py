@@ -197,10 +197,27 @@ class PredictionEvaluator:
         self._usual = USUAL[config.benchmark]
         self.quality = np.array([a.quality for a in self.benchmark.architectures])
         self.strata = [self.benchmark.strata(a) for a in self.benchmark.architectures]
+
+    @cached_property
+    def _split(self) -> tuple[Indices, Indices, Indices]:
         networks = [a.network for a in self.benchmark.architectures]
-        self.search, self.validation, self.unseen = correlation.split(
-            networks, config.labels, config.validation_labels, config.seed
-        )
+        config = self.config
+        return correlation.split(networks, config.labels, config.validation_labels, config.seed)
+
+    @property
+    def search(self) -> Indices:
+        """Places of the networks whose quality the search sees."""
+        return self._split[0]
+
+    @property
+    def validation(self) -> Indices:
+        """Places of those by which, besides, finalists are ranked again."""
+        return self._split[1]
+
+    @property
+    def unseen(self) -> Indices:
+        """Places of those that the report is on."""
+        return self._split[2]
 
     @classmethod
     def from_options(
@@ -280,20 +297,26 @@ class PredictionEvaluator:
 
     def protocol(self) -> dict[str, Any]:
         """Return everything that determines a value."""
-        gathering = self._gathering(self.config.draw)
         return {
-            "evaluator": "prediction",
-            "version": VERSION,
-            "model": self.benchmark.name,
+            **self.ranking_protocol(),
             "condition": f"{self.objective_name}, {len(self.search)} labels",
-            "table": self.benchmark.digest,
-            "quality": self.benchmark.quality_name,
-            "architectures": len(self.quality),
             "objective": self.objective_name,
             "labels": len(self.search),
             "validation_labels": len(self.validation),
             "unlabelled": self.config.unlabelled,
             "split": self.config.seed,
+        }
+
+    def ranking_protocol(self) -> dict[str, Any]:
+        """Return everything that determines scores and the correlations of all networks."""
+        gathering = self._gathering(self.config.draw)
+        return {
+            "evaluator": "prediction",
+            "version": VERSION,
+            "model": self.benchmark.name,
+            "table": self.benchmark.digest,
+            "quality": self.benchmark.quality_name,
+            "architectures": len(self.quality),
             "text": self.benchmark.text,
             "sequences": gathering.sequences,
             "tokens": gathering.tokens,
@@ -468,7 +491,7 @@ class PredictionEvaluator:
         evaluator.prepare(frozenset[str]().union(*(e.terminals() for e in expressions)))
         rows = [evaluator.ranked(name, e, sign) for name, (e, sign) in proxies.items()]
         rows.sort(key=lambda row: -(row.get("tau") or -2.0))
-        return {"protocol": evaluator.protocol(), "proxies": rows}
+        return {"protocol": evaluator.ranking_protocol(), "proxies": rows}
 
     def ranked(self, name: str, expression: Expression | None, sign: int) -> dict[str, Any]:
         """Return what one proxy says of all networks; see `rank`."""
