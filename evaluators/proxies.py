@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from autoproxy.errors import EvaluationError, unknown_name
 from evaluators.sites import (
-    MLP,
     Batch,
     Site,
     block_of,
@@ -27,7 +26,6 @@ from evaluators.sites import (
     hooked,
     linear_layers,
     logits_of,
-    role_of,
     synaptic_flow,
     undisturbed,
 )
@@ -170,11 +168,12 @@ def head_importance(subject: Subject) -> float:
 
 
 def v_pca(subject: Subject) -> float:
-    """Return the mean over feed-forwards of how many principal components hold `ENERGY`.
+    """Return the mean over activations of how many principal components hold `ENERGY`.
 
-    The components are those of what goes into the activation, over all tokens, centred.
+    The components are those of what goes into the activation of a feed-forward, over all tokens,
+    centred.
     """
-    counts = [_components(site.terminals["y"].flatten(0, 1)) for site in _hidden(subject)]
+    counts = [_components(z.flatten(0, -2)) for z, _ in _nonlinear(subject)]
     return sum(counts) / len(counts)
 
 
@@ -433,16 +432,6 @@ def _confidences(subject: Subject) -> list[float]:
         if site.terminals["is_attention"] and "heads" not in site.terminals
     ]
     return [float(value) for value in _needed(reading, "attention projections")]
-
-
-def _hidden(subject: Subject) -> list[Site]:
-    """Return the sites that the activations of feed-forwards read: the first of each."""
-    first: dict[str, Site] = {}
-    for site in subject.sites("y"):
-        if role_of(site.name, MLP):
-            first.setdefault(site.name.rpartition(".")[0], site)
-    found: list[Site] = _needed(list(first.values()), "feed-forwards")
-    return found
 
 
 def _components(features: Tensor) -> int:

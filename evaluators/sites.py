@@ -37,10 +37,13 @@ PER_SITE = frozenset({"fan_in", "fan_out", "is_attention", "is_mlp", "is_first",
 GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
 DIFFERENTIATED = GRADIENTS | {"dx", "dy"}
 LINEARISED = frozenset({"flow", "log_flow"})
-OF_MODEL = frozenset({"log_flow"})
+COUNTS = frozenset({
+    "n_layers", "width", "ff_width", "n_heads", "d_embed", "params", "params_attention",
+    "params_mlp", "params_embedding", "params_body", "flops",
+})  # fmt: skip
 TERMINALS = frozenset(
     {"W", "noise", "hg", "x", "dx", "heads", "y", "dy", "y_norm", "attention"}
-    | PER_INPUT | PER_SITE | GRADIENTS | LINEARISED
+    | PER_INPUT | PER_SITE | GRADIENTS | LINEARISED | COUNTS
 )  # fmt: skip
 """Everything that `collect` can measure."""
 
@@ -88,7 +91,8 @@ class Collected:
 
     Attributes:
         sites: In order of execution.
-        model: Numbers of the whole network: `log_flow`, unless it overflows float64.
+        model: Numbers of the whole network: `log_flow`, unless it overflows float64, and
+            `COUNTS` (see `counts_of`), those that the network has.
     """
 
     sites: tuple[Site, ...]
@@ -131,10 +135,11 @@ def collect(
         unknown, known = ", ".join(sorted(asked - TERMINALS)), ", ".join(sorted(TERMINALS))
         raise ValueError(f"no such terminals: {unknown}; known: {known}")
     kept = sampling or Sampling()
-    model: dict[str, float] = {}
     with undisturbed(network):
         seen = _observe(network, batch, causal, backward=bool(asked & DIFFERENTIATED))
         made = _places(seen, asked)
+        counts = counts_of(network, seen) if asked & COUNTS else {}
+        model = {name: value for name, value in counts.items() if name in asked}
         for site, values in zip(seen, made, strict=True):
             values.update(_terminals(site, asked, kept))
         weights = [site.weight for site in seen]
@@ -295,6 +300,66 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
             setattr(config, name, implementation)
 
 
+def counts_of(network: nn.Module, seen: "Sequence[_Seen]") -> dict[str, float]:
+    """Return `COUNTS` of a network, as far as it has them.
+
+    Blocks are what the sites' names tell; the body is the blocks and the norms defined behind
+    them, everything else the embedding's. The width is what the last site of the blocks gives;
+    the feed-forward width of a block is what its feed-forward's layers read, but for those at
+    its entry. FLOPs are two for each multiply-add of one token in the sites.
+    """
+    blocks = dict.fromkeys(block[0] for site in seen if (block := block_of(site.name)))
+    sizes = {name: p.numel() for name, p in network.named_parameters()}
+    behind = _behind(network, set(blocks))
+    body = sum(
+        size
+        for name, size in sizes.items()
+        if any(name.startswith(f"{part}.") for part in (*blocks, *behind))
+    )
+    embedding = embedding_of(network)
+    table = next(embedding.parameters(), None) if embedding is not None else None
+    heads = [float(site.attention[0].shape[1]) for site in seen if site.attention]
+    wide = [width for block in blocks if (width := _ff_width(block, seen)) is not None]
+    found: dict[str, float | None] = {
+        "n_layers": len(blocks) or None,
+        "width": next((s.sizes[0] for s in reversed(seen) if block_of(s.name)), None),
+        "ff_width": sum(wide) / len(wide) if wide else None,
+        "n_heads": sum(heads) / len(heads) if heads else None,
+        "d_embed": None if table is None else table.shape[-1],
+        "params": sum(sizes.values()),
+        "params_attention": sum(n for name, n in sizes.items() if role_of(name, ATTENTION)),
+        "params_mlp": sum(n for name, n in sizes.items() if role_of(name, MLP)),
+        "params_embedding": sum(sizes.values()) - body,
+        "params_body": body,
+        "flops": sum(2.0 * s.sizes[0] * s.sizes[1] * s.x.shape[1] / s.shape[1] for s in seen),
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _behind(network: nn.Module, blocks: set[str]) -> list[str]:
+    """Return the norms that are defined after the last block."""
+    names = [name for name, _ in network.named_modules()]
+    last = max((n for n, name in enumerate(names) if name in blocks), default=len(names))
+    late = {name: network.get_submodule(name) for name in names[last + 1 :]}
+    return [
+        name
+        for name, module in late.items()
+        if type(module).__name__.endswith("Norm")
+        and not any(name.startswith(f"{block}.") for block in blocks)
+    ]
+
+
+def _ff_width(block: str, seen: "Sequence[_Seen]") -> float | None:
+    inputs = [
+        site.sizes[1]
+        for site in seen
+        if site.name.startswith(f"{block}.") and role_of(site.name, MLP)
+    ]
+    inner = [size for n, size in enumerate(inputs) if set(inputs[: n + 1]) != {inputs[0]}]
+    inner = inner or inputs[-1:]
+    return sum(inner) / len(inner) if inner else None
+
+
 @contextmanager
 def hooked(hooks: Iterable[Any]) -> Iterator[None]:
     """Take hooks away at the end, also those made before one could not be."""
@@ -321,6 +386,12 @@ class _Seen:
     @property
     def weight(self) -> nn.Parameter:
         return self.module.get_parameter("weight")
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        rows, columns = self.turn(self.weight).shape
+        return rows, columns
 
     @property
     def per_sequence(self) -> bool:
@@ -373,7 +444,7 @@ def _observe(
     """Run the network forward, and backward if asked; return what its weights saw, in order."""
     labels = labels_of(network, batch, causal)
     seen: dict[int, _Seen] = {}  # by weight
-    reader: dict[str, int] = {}  # attention module: the weight that is called last in it
+    readers: dict[str, dict[int, None]] = {}  # attention module: the weights called in it
     last: list[Any] = [0, None]  # the weight that was called last, and what it gave
 
     def hook(name: str) -> Callable[..., Tensor]:
@@ -385,7 +456,9 @@ def _observe(
             call = site.take(args[0], y)
             hear: Any = y.register_hook
             hear(lambda gradient: site.slope(call, gradient))
-            reader[role_of(name, ATTENTION)] = key
+            called = readers.setdefault(role_of(name, ATTENTION), {})
+            called.pop(key, None)
+            called[key] = None
             handed = y.clone()  # which the network may overwrite
             last[:] = key, handed
             return handed
@@ -399,14 +472,23 @@ def _observe(
         if backward:
             run: Any = losses_of(logits, labels).sum().backward
             run()
-    for root, weight in reader.items():
-        if root:
-            seen[weight].reads_heads = True
-            seen[weight].attention = attention.get(root, [])
+    _name_readers(seen, readers, attention)
     key, given = last
     if key and (given.data_ptr(), given.numel()) == (logits.data_ptr(), logits.numel()):
         seen.pop(key)
     return list(seen.values())
+
+
+def _name_readers(
+    seen: Mapping[int, _Seen],
+    readers: Mapping[str, Mapping[int, None]],
+    attention: Mapping[str, list[Tensor]],
+) -> None:
+    """Tell the last of several layers of each attention module that it reads the heads."""
+    for root, called in readers.items():
+        if root and len(called) > 1:
+            site = seen[next(reversed(list(called)))]
+            site.reads_heads, site.attention = True, attention.get(root, [])
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from autoproxy.commands.progress import Clock
 from autoproxy.commands.workspace import to_toml
 from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
+from autoproxy.ledger.schema import SCHEMA_VERSION
 from tests.autoproxy.export.drawn import arguments, inputs
 from tests.evaluators.tiny import edit_json
 from tests.runs import SEARCH, flags, outcome_of_run, rows, write_run_file
@@ -645,7 +646,7 @@ def test_a_ledger_of_another_version(place: Place, run: Run, copy: Path, command
         "search": ["--config", place.run_file, "--name", "new"],
         "evaluate": ["--baseline", "wanda", *place.evaluate],
     }.get(command, [])
-    refused(run(command, *words, "--results", copy), "schema version 99", "reads 1")
+    refused(run(command, *words, "--results", copy), "schema version 99", f"reads {SCHEMA_VERSION}")
     assert rows(copy / "ledger.sqlite") == before
 
 

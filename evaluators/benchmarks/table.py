@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from autoproxy.errors import ConfigError, StorageError, unknown_name
 
@@ -111,7 +112,7 @@ class Benchmark:
             flops: two for each multiply-add of one token in the linear layers of the body.
         """
         columns = architecture.columns
-        with torch.device("meta"):  # shapes without memory
+        with torch.device("meta"), _Undrawn():  # shapes without memory
             network = self.network(architecture.config)
         params = _parameters([network])
         body = _parameters([_layers(network), getattr(network, "norm", None)])
@@ -305,6 +306,17 @@ def needed(name: str, table: Path | None) -> Path:
 def mean(values: Sequence[float]) -> float:
     """Return the mean of one number a layer."""
     return math.fsum(values) / len(values)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of weights, which takes most of the time where there are none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch, or hand on the tensor that one of `nn.init` would fill."""
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
 
 
 def _parameters(modules: Iterable[nn.Module | None]) -> float:

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evaluators import sites
+from evaluators.benchmarks.table import Architecture, Benchmark
 from evaluators.networks.decoder import Decoder, DecoderConfig
+from evaluators.networks.encoder import Encoder, EncoderConfig
+from evaluators.networks.gpt2 import GPT2, GPT2Config
 from evaluators.sites import TERMINALS, Sampling, Site, collect
 from tests.evaluators.families import FAMILIES, model_of_family
 from tests.evaluators.tiny import hook_count, state
@@ -292,7 +296,7 @@ def test_families_of_transformers(family: str) -> None:
         close(site.terminals["g"], one + two, 1e-4)
         close(site.terminals["g_abs"], one.abs() + two.abs(), 1e-4)
         assert site.terminals["W"].shape == (site.d_out, int(site.terminals["fan_in"]))
-        assert set(site.terminals) >= TERMINALS - {"heads", "attention", "log_flow"}
+        assert set(site.terminals) >= TERMINALS - {"heads", "attention", "log_flow"} - sites.COUNTS
 
 
 class Shared(nn.Module):
@@ -383,7 +387,7 @@ def test_places() -> None:
 def test_only_what_is_wanted_comes() -> None:
     network, ids = decoder(), tokens()
     everything = collect(network, ids, TERMINALS)
-    for name in sorted(TERMINALS - {"log_flow"}):
+    for name in sorted(TERMINALS - {"log_flow"} - sites.COUNTS):
         alone = collect(network, ids, {name})
         assert alone.model == {}
         for site, full in zip(alone.sites, everything.sites, strict=True):
@@ -516,7 +520,7 @@ def test_the_file_works_without_the_project(tmp_path: Path) -> None:
     user = """
 import sys
 network = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 5))
-found = collect(network, torch.tensor([[0, 1, 2], [3, 4, 0]]), TERMINALS)
+found = collect(network, torch.tensor([[0, 1, 2], [3, 4, 0]]), TERMINALS - COUNTS)
 assert not {"autoproxy", "evaluators", "transformers"} & set(sys.modules)
 print(*(site.name for site in found.sites), len(found.sites[0].terminals), *found.model)
 """
@@ -526,3 +530,83 @@ print(*(site.name for site in found.sites), len(found.sites[0].terminals), *foun
         [sys.executable, "-I", str(script)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["1", "22", "log_flow"]
+
+
+@pytest.mark.parametrize("name", ["starter", "flexibert", "gpt2-lts"])
+def test_counts_are_those_of_the_benchmarks(name: str) -> None:
+    network, terminals = BUILT[name]()
+    ids = tokens(2, 5, 11)
+    found = collect(network, ids, sites.COUNTS).model
+    assert found == pytest.approx(terminals)
+
+
+def test_counts_of_what_has_no_blocks() -> None:
+    torch.manual_seed(0)
+    found = collect(Heap(), tokens(), sites.COUNTS).model
+    assert set(found) == {"d_embed", "flops"} | {n for n in sites.COUNTS if "params" in n}
+    assert found["params"] == found["params_embedding"] == 44 + 20 + 20 + 55
+
+
+def built(network: type, config: object, columns: dict[str, float]) -> tuple[nn.Module, dict]:
+    torch.manual_seed(0)
+    one = Architecture(id="a", config=config, quality=0.0, network="a", cell="a", columns=columns)
+    return network(config), Benchmark.model_terminals(SimpleNamespace(network=network), one)
+
+
+def columns(depth: int, width: int, ff_width: float, heads: float, d_embed: int) -> dict:
+    return {"depth": depth, "width": width, "ff_width": ff_width, "heads": heads} | {
+        "d_embed": d_embed
+    }
+
+
+BUILT = {
+    "starter": lambda: built(
+        Decoder, DecoderConfig(**SHAPE, activation="swiglu"), columns(2, 8, 8.0, 3.0, 8)
+    ),
+    "flexibert": lambda: built(
+        Encoder,
+        EncoderConfig(
+            width=8, operations=("SA:SDP", "SA:WMA"), heads=(2, 4), stacks=((16, 12, 4), (6,)),
+            d_embed=4, vocabulary=11, length=9,
+        ),
+        columns(2, 8, (32 / 3 + 6) / 2, 3.0, 4),
+    ),
+    "gpt2-lts": lambda: built(
+        GPT2,
+        GPT2Config(
+            width=8, heads=(2, 4), ff_widths=(16, 6), d_embed=4, div_val=2, vocabulary=11,
+            cutoffs=(5, 9), length=9,
+        ),
+        columns(2, 8, 11.0, 3.0, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BUILT))
+def test_every_terminal_of_every_kind_of_network(name: str) -> None:
+    """Gradients of encoders and adaptive networks too are those of autograd."""
+    network, _ = BUILT[name]()
+    ids = tokens(2, 5, 11)
+    found = collect(network, ids, TERMINALS)
+    assert set(found.model) == {*sites.COUNTS, "log_flow"}
+    causal = getattr(network, "causal", True)
+    losses = [naive_loss(network.eval(), sequence, causal) for sequence in ids]
+    for site in found.sites:
+        (slope,) = torch.autograd.grad(
+            sum(losses), network.get_submodule(site.name).weight, retain_graph=True
+        )
+        close(site.terminals["g"], slope, 1e-4)
+        assert site.terminals["flow"].any()
+        assert ("heads" in site.terminals) == site.name.endswith("attention.out")
+
+
+def test_a_transform_reads_no_heads() -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        width=8, operations=("LT:DFT", "DSC:5"), heads=(2, 2), stacks=((6,), (6,)), d_embed=8,
+        vocabulary=11, length=9,
+    )  # fmt: skip
+    found = collect(Encoder(config), tokens(2, 5, 11), TERMINALS)
+    reading = [site.name for site in found.sites if "heads" in site.terminals]
+    assert reading == ["layers.1.attention.out"]
+    assert [s.name for s in found.sites if "attention" in s.terminals] == reading
