@@ -12,7 +12,7 @@ from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, format_number
 from autoproxy.language.parse import kind_of
 from autoproxy.language.terminals import VOCABULARY, Terminal
-from autoproxy.language.types import Kind, shape_of
+from autoproxy.language.types import TENSOR_KINDS, Kind, shape_of
 
 WIDTH = 96
 
@@ -30,8 +30,8 @@ def python_source(expression: Expression, *, name: str, data_sheet: Mapping[str,
         data_sheet: Where it came from and what it was worth, as words for the docstring.
 
     Raises:
-        ConfigError: `name` cannot name a function, the metric reads nothing, or it is a
-            prediction, which is of a network and not of a layer.
+        ConfigError: `name` cannot name a function, the metric reads nothing, or it is no
+            importance: a prediction is of a network and not of a layer.
 
     >>> from autoproxy.language.parse import parse
     >>> source = python_source(parse("mul(abs(W), x_norm)"), name="wanda", data_sheet={})
@@ -46,10 +46,11 @@ Tensor:', 'def _mul(a: Tensor, b: Tensor) -> Tensor:']
             f"{expression} reads nothing of a layer, so it is no metric; use a terminal, for "
             "example W"
         )
-    if kind_of(expression) is Kind.MODEL:
+    if kind_of(expression) not in TENSOR_KINDS:
         raise ConfigError(
-            f"{expression} is a prediction: one number for a whole network, while this exports a "
-            "function of one layer; what its aggregations take can be exported so"
+            f"{expression} is of kind {kind_of(expression).value}, while this exports functions "
+            f"of one layer of kind {', '.join(kind.value for kind in TENSOR_KINDS)}; what the "
+            "aggregations of a prediction take can be exported so"
         )
     body = _Body(expression, like=_parameter(inputs[0]))
     function = [
