@@ -5,6 +5,7 @@ layer is pruned, however the family stores it: `nn.Linear` (out, in), GPT-2's `C
 and experts fused into one three-dimensional parameter (expert, out, in).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -90,6 +91,15 @@ def skipped(model: PreTrainedModel) -> dict[str, str]:
             owner = stack.get_submodule(name.rpartition(".")[0])
             reasons[f"{root}.{name}"] = _why(owner, parameter)
     return reasons
+
+
+def in_words(reasons: Mapping[str, str]) -> str:
+    """Return how many parameters stay dense for each reason, with an example."""
+    first: dict[str, str] = {}
+    for name, reason in reasons.items():
+        first.setdefault(reason, name)
+    counts = Counter(reasons.values())
+    return "; ".join(f"{counts[r]} (such as {name}): {r}" for r, name in first.items())
 
 
 def compared(model: PreTrainedModel, names: Iterable[str], group: str) -> list[list[str]]:

@@ -52,6 +52,11 @@ class Reference:
         for block, dense in list(zip(self.blocks, self._hidden, strict=True))[start:stop]:
             yield _compare(self._head, block, _hidden(model, block), dense)
 
+    def losses(self) -> list[float]:
+        """Return `block_losses` of the dense model, without running it again."""
+        pairs = zip(self.blocks, self._hidden, strict=True)
+        return [_nll(self._head, block, dense) for block, dense in pairs]
+
 
 def block_losses(model: PreTrainedModel, blocks: Tensor) -> list[float]:
     """Return the mean negative log-likelihood of each block, in nats.

@@ -25,9 +25,10 @@ from autoproxy.evaluation import (
 )
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
+from evaluators.calibrated import WANDA
 from evaluators.config import PruningConfig
 from evaluators.models import LoadedModel, load_model
-from evaluators.pruning import WANDA, PruningEvaluator
+from evaluators.pruning import PruningEvaluator
 
 _STRICTEST_FIRST = (Blindness.NOTHING, Blindness.WHOLE, Blindness.MATRIX, Blindness.ROW)
 _LISTS = frozenset({"calibration", "validation", "text"})

@@ -23,11 +23,13 @@ from autoproxy.language.parse import kind_of
 from autoproxy.language.program import Program
 from autoproxy.language.types import Kind
 from evaluators.behaviour import Probe, judge_orders
+from evaluators.committing import Decision, few_logits
 from evaluators.config import PruningConfig
+from evaluators.deciding import Masks
 from evaluators.layers import decoder_layers
 from evaluators.masks import Unstructured, applied, keep_mask, mask_hash, pack, unpack
 from evaluators.models import LoadedModel, load_model
-from evaluators.pruning import Masks, PruningEvaluator
+from evaluators.pruning import PruningEvaluator
 from evaluators.source import Source
 from evaluators.units import (
     Place,
@@ -39,14 +41,7 @@ from evaluators.units import (
     stack_name,
     without_columns,
 )
-from evaluators.writing import (
-    Decision,
-    Writer,
-    few_logits,
-    note_unread,
-    save_folder,
-    write_masks,
-)
+from evaluators.writing import note_unread, save_folder, write_masks
 
 VERSION = 1
 """Raised by every change that can change a value; part of every protocol."""
@@ -126,8 +121,7 @@ class ShrinkingEvaluator(PruningEvaluator):
         notice: Callable[[str], None],
         roles: Sequence[str] = ("calibration", "text"),
     ) -> None:
-        super().__init__(config, cache=cache, notice=lambda _: None, roles=roles)
-        self._notice = notice  # which weights stay dense is of no matter here
+        super().__init__(config, cache=cache, notice=notice, roles=roles)
         self._unit = check_unit(config.unit)
         model = self._loaded.model
         self._places = {} if self._unit == "blocks" else _by_reader(places(model, self._unit))
@@ -174,17 +168,18 @@ class ShrinkingEvaluator(PruningEvaluator):
                     probe.see(value)
         return [judge_orders(probe) for probe in probes]
 
-    def _decide(self, expression: Expression) -> Decision:
+    def _note_skipped(self, notice: Callable[[str], None]) -> None:
+        """Say nothing: which weights stay dense is of no matter here."""
+
+    def decide(self, expression: Expression) -> Decision:
         """Return all that is needed to write the model, which is tried on a few tokens then.
 
         What is written has other shapes than what was measured, but computes the same.
         """
-        decision = super()._decide(expression)
+        decision = super().decide(expression)
+        write = functools.partial(write_shrunk, self._unit)
         with self._applied(decision.masks):
-            return replace(decision, logits=few_logits(self._loaded))
-
-    def _writer(self) -> Writer:
-        return functools.partial(write_shrunk, self._unit)
+            return replace(decision, write=write, logits=few_logits(self._loaded))
 
     @property
     def _unit_count(self) -> int:
@@ -208,16 +203,16 @@ class ShrinkingEvaluator(PruningEvaluator):
             yield stack_name(self._loaded.model), self._block_ratings(program, seed)
             return
         for name, place in self._places.items():
-            statistics = self._statistics_for(seed, program.terminals)
-            inputs = self._inputs(name, program.terminals, statistics, seed)
+            statistics = self._model.statistics(seed, program.terminals)
+            inputs = self._model.inputs(name, program.terminals, statistics, seed)
             yield name, [_of_units(value, place) for value in program.run(inputs)]
 
     def _block_ratings(self, program: Program, seed: int) -> list[Tensor]:
         """Return for each expression the mean over the matrices of each decoder layer."""
-        statistics = self._statistics_for(seed, program.terminals)
+        statistics = self._model.statistics(seed, program.terminals)
         columns: list[Tensor] = []
-        for names in self._by_layer:
-            inputs = (self._inputs(n, program.terminals, statistics, seed) for n in names)
+        for names in self._model.by_layer:
+            inputs = (self._model.inputs(n, program.terminals, statistics, seed) for n in names)
             values = [torch.cat(list(program.run(given))).double() for given in inputs]
             columns.append(torch.stack(values).mean(dim=0))  # (expressions, 1)
         return list(torch.split(torch.cat(columns, dim=1), 1))
@@ -236,7 +231,7 @@ class ShrinkingEvaluator(PruningEvaluator):
         for name, (value,) in self._ratings([expression], seed):
             if not torch.isfinite(value).all():
                 return Failed(f"not finite on {name}")
-            masks[name] = pack(keep_mask(value, self._pattern, "row"))
+            masks[name] = pack(keep_mask(value, self._decider.pattern, "row"))
         return masks
 
     def _applied(self, masks: Mapping[str, NDArray[np.uint8]]) -> AbstractContextManager[None]:
@@ -245,9 +240,9 @@ class ShrinkingEvaluator(PruningEvaluator):
             (stays,) = kept.values()
             return passed_by(self._loaded.model, (~stays[0]).nonzero().flatten().tolist())
         return applied(
-            self._weights,
+            self._model.weights,
             {
-                n: without_columns(self._places[n], keep, self._weights[n])
+                n: without_columns(self._places[n], keep, self._model.weights[n])
                 for n, keep in kept.items()
             },
         )
@@ -263,7 +258,7 @@ class ShrinkingEvaluator(PruningEvaluator):
             **shared,
             "evaluator": "shrinking",
             "version": VERSION,
-            "condition": f"{self._pattern} of {self._unit}",
+            "condition": f"{self._decider.pattern} of {self._unit}",
             "group": "model" if self._unit == "blocks" else "layer",
             "unit": self._unit,
             "ties": "lowest unit dropped first",

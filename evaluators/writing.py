@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +40,6 @@ them (such as the class TokenizersBackend) cannot be read by other programs and 
 
 _FOREIGN = frozenset({"sparsity_config", "quantization_config", "compression_config"})
 """Entries that must not be in a configuration: readers refuse a plain folder that has them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """How a model is to be pruned: what is left of an evaluator that decided it.
-
-    Attributes:
-        masks: Packed bits of each prunable layer, (d_out, d_in), True = keep.
-        facts: What is to be recorded of how they were made.
-        blocks: (count, length) tokens to check the written model on, or None.
-        logits: What `few_logits` must be of the written model, or None.
-    """
-
-    masks: Mapping[str, NDArray[np.uint8]]
-    facts: dict[str, Any]
-    blocks: Tensor | None
-    logits: Tensor | None = None
-
-
-Writer = Callable[
-    [Source, Mapping[str, NDArray[np.uint8]], Path, Callable[[str], None]], dict[str, Any]
-]
-"""Writes a model as masks prune it; returns what is to be recorded of it. See `write_pruned`."""
 
 
 def write_pruned(
@@ -180,30 +156,6 @@ def counts(source: Source, masks: Mapping[str, NDArray[np.uint8]]) -> dict[str, 
         "mask_hash": mask_hash(masks.values()),
         "layers": layers,
     }
-
-
-@torch.inference_mode()
-def few_logits(loaded: LoadedModel) -> Tensor:
-    """Return the logits of a few tokens, (tokens, vocabulary), on the processor."""
-    ids = torch.arange(1, 17, device=loaded.model.device).unsqueeze(0)
-    logits: Tensor = loaded.model(input_ids=ids, use_cache=False).logits[0].float().cpu()
-    return logits
-
-
-def check_same(found: Tensor, expected: Tensor) -> None:
-    """See that a model as written computes what the one with zeros did.
-
-    Raises:
-        ModelError: It does not, so it must not be used.
-    """
-    if not torch.isfinite(expected).all():  # a model in ruins is told by its values
-        return
-    if not torch.allclose(found, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max())):
-        raise ModelError(
-            "the model as written does not compute what was measured, so it was not kept: this "
-            "family says more of its layers than AutoProxy knows; prune weights instead, or "
-            "report this"
-        )
 
 
 def finite(value: float) -> float | None:

@@ -226,11 +226,11 @@ class Grammar:
 
     def _numbers(self, overload: gp.Primitive) -> list[bool]:
         """Return which operands may be a number: where networks are compared, one of two."""
-        count = len(overload.args)
         if not self._predicts:
-            return [True] * count
-        chosen = random.randrange(count) if count > 1 else None  # noqa: S311
-        return [place == chosen for place in range(count)]
+            return [True] * len(overload.args)
+        pair = overload.arity == 2 and _TYPES[Kind.EXPONENT] not in overload.args
+        chosen = random.randrange(2) if pair else None  # noqa: S311 - lent by a named stream
+        return [place == chosen for place in range(overload.arity)]
 
     def _may_stop(
         self, kind_type: _KindType, steps: int, low: int, *, full: bool, number: bool

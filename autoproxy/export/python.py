@@ -12,7 +12,7 @@ from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, format_number
 from autoproxy.language.parse import kind_of
 from autoproxy.language.terminals import VOCABULARY, Terminal
-from autoproxy.language.types import Kind, shape_of
+from autoproxy.language.types import TENSOR_KINDS, Kind, shape_of
 
 WIDTH = 96
 
@@ -30,7 +30,8 @@ def python_source(expression: Expression, *, name: str, data_sheet: Mapping[str,
         data_sheet: Where it came from and what it was worth, as words for the docstring.
 
     Raises:
-        ConfigError: `name` cannot name a function, or the metric reads nothing.
+        ConfigError: `name` cannot name a function, the metric reads nothing, or it is no
+            importance: a prediction is of a network and not of a layer.
 
     >>> from autoproxy.language.parse import parse
     >>> source = python_source(parse("mul(abs(W), x_norm)"), name="wanda", data_sheet={})
@@ -44,6 +45,12 @@ Tensor:', 'def _mul(a: Tensor, b: Tensor) -> Tensor:']
         raise ConfigError(
             f"{expression} reads nothing of a layer, so it is no metric; use a terminal, for "
             "example W"
+        )
+    if kind_of(expression) not in TENSOR_KINDS:
+        raise ConfigError(
+            f"{expression} is of kind {kind_of(expression).value}, while this exports functions "
+            f"of one layer of kind {', '.join(kind.value for kind in TENSOR_KINDS)}; what the "
+            "aggregations of a prediction take can be exported so"
         )
     body = _Body(expression, like=_parameter(inputs[0]))
     function = [
@@ -119,6 +126,7 @@ def _letters(kind: Kind) -> str:
         Kind.WEIGHT: "(d_out, d_in)",
         Kind.PER_INPUT: "(1, d_in)",
         Kind.PER_OUTPUT: "(d_out, 1)",
+        **_FLOWING,
     }.get(kind, "(1, 1)")
 
 
@@ -137,11 +145,17 @@ def _parameter(terminal: Terminal) -> str:
     return "weight" if terminal.name == "W" else terminal.name
 
 
+_FLOWING = {
+    Kind.INPUT: "(sequences, tokens, d_in)",
+    Kind.OUTPUT: "(sequences, tokens, d_out)",
+    Kind.ATTENTION: "(sequences, heads, queries, keys)",
+}
 _SHAPES = {
     Kind.WEIGHT: "(d_out, d_in)",
     Kind.PER_INPUT: "(d_in,)",
     Kind.PER_OUTPUT: "(d_out,)",
     Kind.SCALAR: "()",
+    **_FLOWING,
 }
 
 
@@ -221,5 +235,12 @@ def _plain(words: object) -> str:
 
 
 def _example(inputs: Sequence[Terminal]) -> str:
-    sizes = {Kind.WEIGHT: "2, 3", Kind.PER_INPUT: "3", Kind.PER_OUTPUT: "2"}
+    sizes = {
+        Kind.WEIGHT: "2, 3",
+        Kind.PER_INPUT: "3",
+        Kind.PER_OUTPUT: "2",
+        Kind.INPUT: "2, 3, 3",
+        Kind.OUTPUT: "2, 3, 2",
+        Kind.ATTENTION: "2, 2, 3, 3",
+    }
     return ", ".join(f"torch.ones({sizes.get(t.kind, '()')})" for t in inputs)

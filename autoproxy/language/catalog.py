@@ -121,11 +121,11 @@ def _over_tokens() -> list[Primitive]:
         _opaque("tokens_norm", _PER_INPUT, r"\lVert {} \rVert_{{nt}}", "always"),
         _opaque("tokens_mean", _PER_INPUT, r"\mathrm{{mean}}_{{nt}}\left({}\right)", "operands"),
         _opaque("tokens_std", _PER_INPUT, r"\mathrm{{std}}_{{nt}}\left({}\right)", "always"),
-        _opaque("outputs_norm", _PER_OUTPUT, r"\lVert {}^T \rVert_{{nt}}", "always"),
+        _opaque("outputs_norm", _PER_OUTPUT, r"\lVert {} \rVert_{{nt^T}}", "always"),
         _opaque(
-            "outputs_mean", _PER_OUTPUT, r"\mathrm{{mean}}_{{nt}}\left({}^T\right)", "operands"
+            "outputs_mean", _PER_OUTPUT, r"\mathrm{{mean}}_{{nt}}^T\left({}\right)", "operands"
         ),
-        _opaque("outputs_std", _PER_OUTPUT, r"\mathrm{{std}}_{{nt}}\left({}^T\right)", "always"),
+        _opaque("outputs_std", _PER_OUTPUT, r"\mathrm{{std}}_{{nt}}^T\left({}\right)", "always"),
     ]
 
 

@@ -432,13 +432,13 @@ def test_the_search_text_is_compared_whichever_comes_first(
     source = copied(corpora, tmp_path / "leak", ["\n\n".join(wikitext_rows("validation"))])
     evaluator = opened(tmp_path, calibration=source)
     if first == "validation":
-        _ = evaluator._validation_text
+        _ = evaluator._texts.validation
         with pytest.raises(TextError, match="overlap"):
             evaluator._blocks("calibration", 2, 0)
     else:
         evaluator._blocks("calibration", 2, 0)
         with pytest.raises(TextError, match="overlap"):
-            _ = evaluator._validation_text
+            _ = evaluator._texts.validation
 
 
 def test_without_a_protocol_nothing_changes(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from autoproxy.seeding import stream
 from autoproxy.spaces import SearchSpace
 from search_spaces import importance, structured
 
+VECTORS = {Kind.PER_INPUT, Kind.PER_OUTPUT, Kind.SCALAR}
+"""Kinds that exported functions take flat."""
+
 CONSTANTS = (-2.0, -0.5, 1e-5, 0.1, 1.0, 3.0, 1e6)
 EXPONENTS = (-1.5, -1.0, 0.25, 0.5, 2.0, 3.0)
 
@@ -79,7 +82,7 @@ def inputs(rows: int = 5, columns: int = 7, *, seed: int = 0) -> Mapping[str, Te
 def arguments(expression: Expression, values: Mapping[str, Tensor]) -> list[Tensor]:
     """Return what an exported function takes: in the order of the vocabulary, vectors flat."""
     return [
-        values[terminal.name] if terminal.kind is Kind.WEIGHT else values[terminal.name].reshape(-1)
+        values[terminal.name].reshape(-1) if terminal.kind in VECTORS else values[terminal.name]
         for terminal in VOCABULARY.values()
         if terminal.name in expression.terminals()
     ]

@@ -19,13 +19,14 @@ from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.program import Program
 from autoproxy.language.terminals import VOCABULARY
-from autoproxy.language.types import Kind, shape_of
+from autoproxy.language.types import FLOWING_KINDS, TENSOR_KINDS, Kind, shape_of
 from tests.autoproxy.export.drawn import baselines, drawn
 
 ELEMENTWISE = tuple(
-    name for name, p in CATALOG.items() if len({kinds for kinds, _ in p.signatures}) >= 4
+    name for name, p in CATALOG.items() if Kind.MODEL in {kinds[0] for kinds, _ in p.signatures}
 )
 DRAWN = [*drawn(150), *drawn(30, root=Kind.PER_INPUT), *drawn(20, root=Kind.SCALAR)]
+DRAWN += [e for kind in (*FLOWING_KINDS, Kind.MODEL) for e in drawn(60, root=kind)]
 ALL = [*baselines().values(), *DRAWN]
 
 
@@ -131,6 +132,27 @@ class Latex:
         (r"\mathrm{minmax}_j\left(", "row_minmax"),
         (r"\mathrm{z}\left(", "zscore"),
         (r"\mathrm{z}_j\left(", "row_zscore"),
+        (r"\sigma_1\left(", "spectral"),
+        (r"\log\det\left(", "logdet"),
+        (r"\max_t\left(", "token_max"),
+        (r"\max_h\left(", "head_max"),
+        (r"\max_k\left(", "key_max"),
+        (r"\mathrm{mean}_t\left(", "token_mean"),
+        (r"\mathrm{mean}_h\left(", "head_mean"),
+        (r"\mathrm{entropy}_k\left(", "key_entropy"),
+        (r"\mathrm{entropy}\left(", "entropy"),
+        (r"\mathrm{erank}\left(", "erank"),
+        (r"\sum_{\ell}\left(", "layers_sum"),
+        (r"\mathrm{mean}_{\ell}\left(", "layers_mean"),
+        (r"\max_{\ell}\left(", "layers_max"),
+        (r"\min_{\ell}\left(", "layers_min"),
+        (r"\mathrm{std}_{\ell}\left(", "layers_std"),
+        (r"\mathrm{first}_{\ell}\left(", "layers_first"),
+        (r"\mathrm{last}_{\ell}\left(", "layers_last"),
+        (r"\mathrm{mean}_{nt}\left(", "tokens_mean"),
+        (r"\mathrm{std}_{nt}\left(", "tokens_std"),
+        (r"\mathrm{mean}_{nt}^T\left(", "outputs_mean"),
+        (r"\mathrm{std}_{nt}^T\left(", "outputs_std"),
         *(
             (rf"{start}_{{{axis}}}\left(", f"{prefix}_{word}")
             for axis, prefix in (("j", "row"), ("i", "col"), ("ij", "all"))
@@ -205,7 +227,10 @@ class Latex:
         for start, name in self.WRAPPED:
             if self.eat(start):
                 return Expression(name, (self.until(r"\right)"),))
-        for start, name in ((r"\max\left(", "maximum"), (r"\min\left(", "minimum")):
+        if self.eat(r"\sum_{\ell}\log\left|"):
+            return Expression("layers_logsum", (self.until(r"\right|"),))
+        pairs = (("maximum", r"\max"), ("minimum", r"\min"), ("correlation", r"\mathrm{corr}"))
+        for name, start in ((name, rf"{word}\left(") for name, word in pairs):
             if self.eat(start):
                 return Expression(name, (self.until(", "), self.until(r"\right)")))
         if self.eat(r"\frac{"):
@@ -235,10 +260,14 @@ class Latex:
             if self.eat(terminal.latex):
                 return Expression(terminal.name)
         assert self.eat(r"\lVert "), f"not understood: {self.rest}"
-        inner = self.until(r" \rVert_{")
+        inner = self.sum()
+        if self.eat(r" \rVert_*"):
+            return Expression("nuclear", (inner,))
+        self.expect(r" \rVert_{")
         axis = self.rest[: self.rest.index("}")]
         self.expect(axis + "}")
-        prefix = {"j": "row", "i": "col", "ij": "all"}[axis]
+        prefixes = {"j": "row", "i": "col", "ij": "all", "nt": "tokens", "nt^T": "outputs"}
+        prefix = prefixes[axis]
         return Expression(f"{prefix}_norm", (inner,))
 
 
@@ -253,6 +282,8 @@ def values(*, scale: float = 1.0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     made = {}
     for terminal in VOCABULARY.values():
+        if terminal.kind not in TENSOR_KINDS:
+            continue
         value = torch.randn(shape_of(terminal.kind, *SHAPE), generator=generator).double() * scale
         made[terminal.name] = value.abs() if terminal.nonnegative else value
     return made
@@ -303,6 +334,10 @@ def engine(expression: Expression, given: dict[str, torch.Tensor]) -> Array:
     return value.expand(SHAPE).numpy()
 
 
+def test_there_are_enough_of_weights() -> None:
+    assert len(OF_WEIGHTS) == 60
+
+
 def test_elementwise_primitives_are_told_from_reductions() -> None:
     assert len(ELEMENTWISE) == 16
     assert not any("_" in name for name in ELEMENTWISE)
@@ -325,7 +360,15 @@ def test_each_primitive_in_sympy_is_the_one_in_torch(name: str, scale: float) ->
         np.testing.assert_allclose(found, engine(expression, given), rtol=1e-6, atol=1e-300)
 
 
-@pytest.mark.parametrize("expression", [*baselines().values(), *drawn(60)], ids=str)
+def of_weights(expression: Expression) -> bool:
+    kinds = {VOCABULARY[name].kind for name in expression.terminals()}
+    return kinds <= set(TENSOR_KINDS)
+
+
+OF_WEIGHTS = list(filter(of_weights, drawn(150)))[:60]
+
+
+@pytest.mark.parametrize("expression", [*baselines().values(), *OF_WEIGHTS], ids=str)
 def test_sympy_gives_the_numbers_of_the_engine(expression: Expression) -> None:
     """In float64, where cancellation and clipping do not hide what the formula says."""
     given = values()

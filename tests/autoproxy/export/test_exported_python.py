@@ -17,12 +17,12 @@ from torch import Tensor
 from autoproxy.errors import ConfigError
 from autoproxy.export.python import WIDTH, python_source
 from autoproxy.language.canonical import key
-from autoproxy.language.catalog import CATALOG
+from autoproxy.language.catalog import AGGREGATIONS, CATALOG
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.program import Program
 from autoproxy.language.terminals import VOCABULARY
-from autoproxy.language.types import Kind
+from autoproxy.language.types import FLOWING_KINDS, Kind
 from evaluators.masks import NM, Unstructured, keep_mask
 from tests.autoproxy.export.drawn import arguments, baselines, drawn, inputs
 
@@ -32,15 +32,30 @@ ROWS, COLUMNS = 5, 8
 
 def applied(name: str) -> Expression:
     """Return a primitive on terminals of the kinds that it takes."""
-    of_kind = {Kind.WEIGHT: "W", Kind.PER_INPUT: "x_mean", Kind.PER_OUTPUT: "y_norm"}
+    of_kind = {
+        Kind.WEIGHT: "W",
+        Kind.PER_INPUT: "x_mean",
+        Kind.PER_OUTPUT: "y_norm",
+        Kind.INPUT: "x",
+        Kind.OUTPUT: "y",
+        Kind.ATTENTION: "attention",
+    }
     kinds = CATALOG[name].signatures[0][0]
     operands = [constant(-1.5) if k is Kind.EXPONENT else parse(of_kind[k]) for k in kinds]
-    return Expression(name, tuple(operands))
+    return of_a_layer(Expression(name, tuple(operands)))
 
 
+def of_a_layer(expression: Expression) -> Expression:
+    """Return what can be exported: of activations, their mean."""
+    flows = kind_of(expression) in FLOWING_KINDS
+    return Expression("all_mean", (expression,)) if flows else expression
+
+
+WORDS = set(CATALOG) - AGGREGATIONS
+TERMINALS = {name for name, terminal in VOCABULARY.items() if terminal.kind is not Kind.MODEL}
 EXPORTS = {
-    **{f"word_{name}": applied(name) for name in CATALOG},
-    **{f"terminal_{name}": parse(name) for name in VOCABULARY},
+    **{f"word_{name}": applied(name) for name in WORDS},
+    **{f"terminal_{name}": of_a_layer(parse(name)) for name in TERMINALS},
     **{f"shipped_{n}": expression for n, expression in enumerate(baselines().values())},
     **{f"weight_{n}": expression for n, expression in enumerate(drawn(80))},
     **{f"input_{n}": e for n, e in enumerate(drawn(12, root=Kind.PER_INPUT))},
@@ -79,7 +94,15 @@ def masks(value: Tensor) -> list[Tensor]:
 
 def test_the_draws_use_every_word() -> None:
     heads = {node.head for expression in EXPORTS.values() for node in expression.walk()}
-    assert heads >= set(CATALOG) | set(VOCABULARY)
+    assert heads >= WORDS | TERMINALS
+
+
+@pytest.mark.parametrize("text", ["layers_sum(all_norm(g))", "n_layers", "params * 2", "y"])
+def test_a_prediction_is_no_function_of_a_layer(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"of kind (Model|Output), while this exports functions of one"
+    ):
+        python_source(parse(text), name="proxy", data_sheet={})
 
 
 @pytest.mark.parametrize("name", EXPORTS)
