@@ -134,7 +134,8 @@ def ranking(console: Console, found: Mapping[str, Any]) -> None:
             table.add_row(escape(row["name"]), escape(row["reason"]))
             continue
         cells = [_with_interval(row, name) for name in ("tau", "within", "rho", "recall")]
-        table.add_row(escape(row["name"]), *cells, f"{row['tied']:.3f}", f"{row['seconds']:.2f}")
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.2f}"
+        table.add_row(escape(row["name"]), *cells, f"{row['tied']:.3f}", seconds)
     console.print(table)
     if len(found["proxies"]) == 1 and "order" in found["proxies"][0]:
         order = Table("", "network", "score", protocol["quality"])

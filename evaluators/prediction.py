@@ -332,7 +332,7 @@ class PredictionEvaluator:
         self._wanted = frozenset(
             name for name in names if VOCABULARY[name].kind is not Kind.MODEL or name == "log_flow"
         )
-        self._scorers.clear()
+        self._scorers.clear()  # these read other terminals
 
     def behaviour(
         self, expressions: Sequence[Expression], reject: float = math.inf
@@ -486,24 +486,34 @@ class PredictionEvaluator:
             `order` (best first: `id`, `score`, `quality`), `seconds` a network, and what
             `Jury.judge` says; or `reason` where it has no scores.
         """
-        evaluator = cls(PredictionConfig.from_options(options), cache=cache)
+        evaluator = cls(PredictionConfig.from_options({"rows": 0, **options}), cache=cache)
         expressions = [e for e, _ in proxies.values() if e is not None]
         evaluator.prepare(frozenset[str]().union(*(e.terminals() for e in expressions)))
-        rows = [evaluator.ranked(name, e, sign) for name, (e, sign) in proxies.items()]
+        everyone = range(len(evaluator.quality))
+        found = evaluator.scorer().scores(expressions, everyone, keep=False)
+        scored = dict(zip(expressions, found, strict=True))
+        rows = []
+        for name, (expression, sign) in proxies.items():
+            if expression is not None:
+                scores = scored[expression]
+                known = scores if isinstance(scores, Failed) else np.asarray(scores)
+                rows.append(evaluator._ranked(name, expression, sign, known))
+            else:
+                rows.append(evaluator._ranked_method(name))
         rows.sort(key=lambda row: -(row.get("tau") or -2.0))
         return {"protocol": evaluator.ranking_protocol(), "proxies": rows}
 
-    def ranked(self, name: str, expression: Expression | None, sign: int) -> dict[str, Any]:
-        """Return what one proxy says of all networks; see `rank`."""
+    def _ranked_method(self, name: str) -> dict[str, Any]:
+        """Return what one of `methods` says of all networks; see `rank`."""
         everyone = np.arange(len(self.quality))
-        began = time.perf_counter()
-        scores: Vector | Failed
-        if expression is not None:
-            scores = self._scores(expression, everyone)
-        elif name in REFERENCES:
-            scores = self._reference(name, everyone)
-        else:
-            scores, sign = self._called(name, everyone), NAMED[name].sign
+        if name in REFERENCES:
+            return self._ranked(name, None, 1, self._reference(name, everyone))
+        return self._ranked(name, None, NAMED[name].sign, self._called(name, everyone))
+
+    def _ranked(
+        self, name: str, expression: Expression | None, sign: int, scores: Vector | Failed
+    ) -> dict[str, Any]:
+        """Return what a proxy's scores say of all networks; see `rank`."""
         row = {"name": name, "text": str(expression or name), "sign": sign}
         if isinstance(scores, Failed):
             return {**row, "reason": scores.reason}
@@ -516,9 +526,22 @@ class PredictionEvaluator:
             }
             for place in np.argsort(-sign * scores, kind="stable")
         ]
-        seconds = (time.perf_counter() - began) / len(scores)
-        judged = self.jury(everyone).judge(sign * scores)
-        return {**row, "seconds": seconds, "order": order, **judged}
+        judged = self.jury(np.arange(len(scores))).judge(sign * scores)
+        return {**row, "seconds": self._seconds(name, expression), "order": order, **judged}
+
+    def _seconds(self, name: str, expression: Expression | None) -> float | None:
+        """Return how long one proxy alone takes for a network of middle size, built anew."""
+        if name in REFERENCES:
+            return None
+        params = [self.benchmark.model_terminals(a)["params"] for a in self.benchmark.architectures]
+        middle = int(np.argsort(params)[len(params) // 2])
+        began = time.perf_counter()
+        if expression is None:
+            self._called(name, np.array([middle]))
+        else:
+            self.prepare(expression.terminals())
+            self.scorer().scores([expression], [middle], keep=False)
+        return time.perf_counter() - began
 
     def jury(self, places: Indices) -> Jury:
         """Return who judges predictions for the networks at places."""

@@ -8,7 +8,7 @@ candidates of a search share their features with others, so few are computed twi
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,29 +91,34 @@ class Scorer:
         self._values: dict[Expression, dict[str, Tensor]] = {}
         self._model: dict[str, dict[str, float]] = {}
 
-    def scores(self, expressions: Sequence[Expression], places: Sequence[int]) -> list[Scores]:
+    def scores(
+        self, expressions: Sequence[Expression], places: Sequence[int], *, keep: bool = True
+    ) -> list[Scores]:
         """Return the score of each architecture at `places`, for each expression of kind Model.
 
         They are computed on one thread: tensors are small, and bits depend on the threads.
-        """
-        with one_thread():
-            return self._scores(expressions, places)
 
-    def _scores(self, expressions: Sequence[Expression], places: Sequence[int]) -> list[Scores]:
+        Args:
+            expressions: Any number of them cost one pass over the networks.
+            places: Positions in the benchmark.
+            keep: Whether statistics stay in the cache for the next pass.
+        """
         networks = [self.benchmark.architectures[place] for place in places]
         asked = dict.fromkeys(f for expression in expressions for f in features(expression))
         flows = any("log_flow" in expression.terminals() for expression in expressions)
-        self._read(list(asked), networks, flows=flows)
+        with one_thread():
+            self._read(list(asked), networks, flows=flows, keep=keep)
         return [self._combined(expression, networks) for expression in expressions]
 
-    def statistics(self, architecture: Architecture) -> Collected:
+    def statistics(self, architecture: Architecture, *, keep: bool = True) -> Collected:
         """Return what was measured of a network: gathered now, or kept from before."""
         path = self._folder / f"network-{self._key(architecture)}.safetensors"
         found = _load(path)
         if found is None:
             found = self._gather(architecture)
-            _save(path, found, f"{self.benchmark.name}:{architecture.id}")
-            cache.evict(self._folder, self._limit)
+            if keep:
+                _save(path, found, f"{self.benchmark.name}:{architecture.id}")
+                cache.evict(self._folder, self._limit)
         if self.gathering.control == "noise":
             sites = tuple(_noise(site, architecture.id) for site in found.sites)
             return Collected(sites, {})
@@ -142,7 +147,12 @@ class Scorer:
         )
 
     def _read(
-        self, asked: Sequence[Expression], networks: Sequence[Architecture], *, flows: bool
+        self,
+        asked: Sequence[Expression],
+        networks: Sequence[Architecture],
+        *,
+        flows: bool,
+        keep: bool,
     ) -> None:
         """Compute what is not known yet of these features, network by network."""
         if len(self._values) + len(asked) > FEATURES:
@@ -154,7 +164,7 @@ class Scorer:
             missing = [f for f in asked if key not in self._values.get(f, ())]
             if not missing and not (flows and "log_flow" not in self._model[key]):
                 continue
-            found = self.statistics(architecture)
+            found = self.statistics(architecture, keep=keep)
             self._model[key] |= {"log_flow": math.nan, **found.model}
             for feature, values in zip(missing, read(missing, found.sites), strict=True):
                 self._values.setdefault(feature, {})[key] = values

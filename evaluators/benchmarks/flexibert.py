@@ -94,13 +94,13 @@ def _architecture(row: Row, *, declared: bool) -> Architecture:
     given = declared_config(row)
     config = given if declared else trained_config(given)
     further = [int(word) for word in row.cells["ffd"].split()]
-    # The published count of distinct networks (301 of 500, 233 of the 300 at hand) goes by all
-    # that is declared but the operation; the further width counts even where it has no layer.
+    # By what is built: the published count (233 of the 300 at hand) tells apart networks whose
+    # further width has no layer, and one of such twins must not be searched with the other's label.
     return Architecture(
         id=row.cells["id"],
         config=config,
         quality=row.number_of(QUALITY),
-        network=repr((given.width, given.heads, further, [len(s) for s in given.stacks])),
+        network=repr(trained_config(given)),
         cell=f"{config.depth}x{config.width}",
         columns={
             "depth": config.depth,
