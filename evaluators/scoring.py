@@ -283,7 +283,7 @@ def _noise(site: Site, name: str) -> Site:
 
 def _save(path: Path, found: Collected, name: str) -> None:
     tensors = {
-        f"{number}/{terminal}": value.detach().cpu().contiguous()
+        f"{number}/{terminal}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for number, site in enumerate(found.sites)
         for terminal, value in site.terminals.items()
     }
