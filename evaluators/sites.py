@@ -675,8 +675,10 @@ def synaptic_flow(
     """Return log R and (dR/dW) / R of the linearised network, computed in float64.
 
     R is the sum of the logits of one sequence whose embedded tokens are all ones, with every
-    parameter made positive and every norm left out; activations stay. log R is not finite where
-    R overflows. Source: Tanaka et al. 2020, arXiv:2006.05467.
+    parameter made positive and every norm left out; activations stay. Probabilities that an
+    `nn.Softmax` gives are constants: scores are so large here that the slope through them is zero
+    but for rounding, which deep networks blow up beyond float64. log R is not finite where R
+    overflows. Source: Tanaka et al. 2020, arXiv:2006.05467.
     """
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     state = {n: p.detach().double().abs() for n, p in network.named_parameters()}
@@ -687,6 +689,8 @@ def synaptic_flow(
     embedding = embedding_of(network)
     norms = [m for m in network.modules() if type(m).__name__.endswith("Norm")]
     hooks = [norm.register_forward_hook(lambda _, given, __: given[0]) for norm in norms]
+    mixing = [module for module in network.modules() if isinstance(module, nn.Softmax)]
+    hooks += [m.register_forward_hook(lambda _, __, made: made.detach()) for m in mixing]
     if embedding is not None:
         hooks.append(embedding.register_forward_hook(lambda _, __, made: torch.ones_like(made)))
     with hooked(hooks):

@@ -212,7 +212,7 @@ def naive_flow(network: Decoder, length: int) -> tuple[Tensor, dict[str, Tensor]
             rows = []
             for t in range(length):
                 scores = key[: t + 1, lent] @ query[t, own] / math.sqrt(size)
-                chances = (scores - scores.max()).exp()
+                chances = (scores - scores.max()).exp().detach()  # no slope through scores
                 rows.append(chances / chances.sum() @ value[: t + 1, lent])
             mixed.append(torch.stack(rows))
         hidden = hidden + torch.cat(mixed, 1) @ parts["attention.out"].T
@@ -220,7 +220,7 @@ def naive_flow(network: Decoder, length: int) -> tuple[Tensor, dict[str, Tensor]
         hidden = hidden + (hidden @ up.T).relu() @ out.T
     total = (hidden @ weight["embedding.weight"].T).sum()
     names = [n for n in weight if "layers" in n and "norm" not in n]
-    slopes = torch.autograd.grad(total, [weight[n] for n in names])
+    slopes = torch.autograd.grad(total, [weight[n] for n in names], materialize_grads=True)
     return total.detach(), {
         n.removesuffix(".weight"): s for n, s in zip(names, slopes, strict=True)
     }
