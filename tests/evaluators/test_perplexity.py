@@ -73,6 +73,13 @@ def test_the_dense_model_does_not_diverge_from_itself(
     assert [c.nll for c in found] == pytest.approx(block_losses(model, blocks), rel=1e-6)
 
 
+def test_a_reference_knows_the_dense_losses(model: PreTrainedModel, blocks: Tensor) -> None:
+    expected = block_losses(model, blocks)
+    reference = Reference(model, blocks)
+    with applied(weights_of(prunable(model)), a_mask(model)):
+        assert reference.losses() == expected
+
+
 def test_a_reference_stays_dense_when_the_model_is_pruned(
     model: PreTrainedModel, blocks: Tensor
 ) -> None:

@@ -13,6 +13,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Failed, Measured
 from autoproxy.language.parse import parse
+from evaluators.calibrated import Calibrated
+from evaluators.config import PruningConfig
+from evaluators.deciding import Decider
 from evaluators.layers import prunable
 from evaluators.masks import unpack
 from evaluators.pruning import PruningEvaluator
@@ -155,3 +158,24 @@ def test_a_tuned_allocation_is_measured_as_it_was_tuned(tmp_path: Path) -> None:
     assert tuned.value == pytest.approx(found["kl"], rel=1e-6)
     with pytest.raises(ConfigError, match="leave --pattern"):
         made(tmp_path, pattern="2:4").allocate(WANDA, trials=2, tell=lambda *_: None)
+
+
+@pytest.mark.parametrize("mode", ["oneshot", "sequential"])
+def test_the_only_matrix_of_a_decoder_layer_is_compared_whole(tmp_path: Path, mode: str) -> None:
+    """As if it were one of several that are compared together, and not row by row."""
+    evaluator = made(tmp_path, group="layer", mode=mode)
+    model = Calibrated(
+        evaluator.loaded, lambda _: BLOCKS, cache=tmp_path, limit=None, notice=lambda _: None
+    )
+    model.by_layer = [names[:1] for names in model.by_layer]
+    model.layers = {names[0]: model.layers[names[0]] for names in model.by_layer}
+    config = PruningConfig(group="layer", mode=mode)
+    masks = Decider(model, config).masks(parse("abs(W)"), 0)
+    assert not isinstance(masks, Failed)
+    for name in model.layers:
+        weight = model.weights[name]
+        whole = weight.abs() > weight.abs().flatten().kthvalue(weight.numel() // 2).values
+        assert torch.equal(unpack(masks[name], weight), whole)
+
+
+BLOCKS = torch.randint(2, 250, (2, 16), generator=torch.Generator().manual_seed(1))
