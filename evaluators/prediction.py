@@ -25,7 +25,7 @@ from autoproxy.evaluation import (
     Outcome,
     content_hash,
 )
-from autoproxy.language import meanings, prediction
+from autoproxy.language import meanings, network_meanings, prediction
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
 from autoproxy.language.terminals import VOCABULARY
@@ -602,7 +602,7 @@ def _table(config: PredictionConfig, cache: Path) -> Path | None:
 
 def _definitions() -> str:
     """Return the hash of what words mean and how tensors are measured."""
-    modules = (meanings, prediction, sites)
+    modules = (meanings, network_meanings, prediction, sites)
     return content_hash([inspect.getsource(module) for module in modules])
 
 

@@ -8,6 +8,7 @@ import sympy
 
 from autoproxy.language import fast
 from autoproxy.language import meanings as m
+from autoproxy.language import network_meanings as n
 from autoproxy.language.primitive import Primitive
 from autoproxy.language.types import FLOWING_KINDS, TENSOR_KINDS, Kind, Signature, elementwise
 
@@ -88,7 +89,7 @@ def _opaque(
     return Primitive(
         name,
         signatures,
-        getattr(m, name),
+        getattr(n, name),
         _named(name),
         latex,
         cost=cost,
