@@ -47,9 +47,7 @@ def main() -> None:
     distinct = {feature for candidate in candidates for feature in features(candidate)}
     alone = published * options.candidates
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{options.networks} networks, {options.candidates} candidates of {len(distinct)} features"
-    )
+    print(f"{options.networks} networks, {options.candidates} candidates, {len(distinct)} features")
     print(f"gathering {gathered:.2f} s, once; a pass {passed:.2f} s, {count / passed:.0f} scores/s")
     print(f"the published way: {options.networks / published:.1f} scores/s")
     print(f"ratio {alone / (gathered + passed):.1f} with gathering, {alone / passed:.1f} without")
