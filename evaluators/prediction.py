@@ -460,6 +460,24 @@ class PredictionEvaluator:
         rivals = {name: s for name, s in found.items() if s is not None and len(set(s)) > 1}
         return {} if scores is None else jury.compare(scores, rivals, self.objective_name)
 
+    @staticmethod
+    def collector_source(names: Iterable[str]) -> str:
+        """Return the source of the module that measures terminals, which exports carry.
+
+        Args:
+            names: The terminals.
+
+        Raises:
+            ConfigError: It does not measure one of them.
+        """
+        unknown = sorted(set(names) - sites.TERMINALS)
+        if unknown:
+            raise ConfigError(
+                f"no collector measures {', '.join(unknown)} of a network; it measures "
+                f"{', '.join(sorted(sites.TERMINALS))}"
+            )
+        return inspect.getsource(sites)
+
     @classmethod
     def methods(cls) -> dict[str, str]:
         """Return proxies that are no expression, with their sources."""

@@ -108,6 +108,18 @@ class Ranker(Protocol):
         ...
 
 
+class Collector(Protocol):
+    """A kind of evaluator whose measurements of a network an export can carry."""
+
+    def collector_source(self, names: Iterable[str]) -> str:
+        """Return the source of a module of torch alone that measures terminals of a network.
+
+        Raises:
+            ConfigError: It does not measure one of them.
+        """
+        ...
+
+
 class TaskRunner(Protocol):
     """A kind of evaluator whose conditions have `score_tasks(expression, harness)`."""
 
@@ -177,7 +189,8 @@ def able(name: str, method: str, unable: str) -> Any:
         unable: What to say of those that have none, such as `runs no tasks`.
 
     Returns:
-        What `Pruner`, `Tuner`, `TaskRunner` or `CacheKeeper` says; the caller says which.
+        What `Pruner`, `Tuner`, `Collector`, `TaskRunner` or `CacheKeeper` says; the caller says
+        which.
 
     Raises:
         ConfigError: There is no evaluator of that name, or it lacks the method.
