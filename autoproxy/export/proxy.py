@@ -191,8 +191,10 @@ def _docstring(
         f"Key: {key(expression)}",
         *(f"{plain(word)}: {plain(value)}" for word, value in data_sheet.items()),
         "",
-        ">>> ids = torch.tensor([[0, 1, 2], [3, 4, 0]])",
-        f">>> isinstance({name}(_Example(), ids), float)",
+        f">>> score = {name}(",
+        "...     _Example(), torch.tensor([[0, 1, 2], [3, 4, 0]])",
+        "... )",
+        ">>> isinstance(score, float)",
         "True",
         '"""',
     ]
@@ -224,14 +226,15 @@ class _Score:
 
     def source(self) -> str:
         """Return the function that computes the score, and the names of what it reads."""
-        reads = "\n".join(f'    "{name}",' for name in self._reads)
-        lines = "\n".join(f"    {line}" for line in self.lines)
-        return (
-            f"_READS = (\n{reads}\n)\n\n\n"
-            'def _score(found: "Collected") -> Tensor:\n'
-            '    """Return the value of the formula, (1, 1) float64."""\n'
-            f"{lines}"
-        )
+        reads = [f'"{name}",' for name in self._reads]
+        several = "(\n    " + "\n    ".join(reads) + "\n)"
+        lines = [
+            f"_READS = {several if len(reads) > 1 else f'({reads[0]})'}\n\n",
+            'def _score(found: "Collected") -> Tensor:',
+            '    """Return the value of the formula, (1, 1) float64."""',
+            *(f"    {line}" for line in self.lines),
+        ]
+        return "\n".join(lines)
 
     def _add_feature(self, feature: Expression) -> None:
         place = len(self.features) + 1

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import sysconfig
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -85,7 +86,9 @@ def configs() -> list[DecoderConfig]:
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     """The engine on three tiny decoders."""
     known = [
-        Architecture(id=str(n), config=config, quality=float(n), network=str(n), columns={})
+        Architecture(
+            id=str(n), config=config, quality=float(n), network=str(n), columns={}, cell=""
+        )
         for n, config in enumerate(configs())
     ]
     benchmark = Benchmark(
@@ -96,7 +99,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
         vocabulary=11,
         length=16,
         causal=True,
-        text="bytes",
+        text="zipf",
         network=Decoder,
     )
     return Scorer(
@@ -229,7 +232,8 @@ def test_it_leaves_everything_as_it_was() -> None:
 
 def sequential(*middle: nn.Module) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Embedding(5, 4), *middle, nn.Linear(4, 5))
+    parts = [nn.Embedding(5, 4), *middle, nn.Linear(4, 5)]
+    return nn.Sequential(OrderedDict((f"part_{n}", part) for n, part in enumerate(parts)))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +245,7 @@ def sequential(*middle: nn.Module) -> nn.Module:
             "lacks attention: of",
         ),
         ("layers_sum(all_sum(W))", sequential(), "lacks W: of its 0 linear layers"),
-        ("layers_sum(all_sum(heads) * fan_in)", sequential(nn.Linear(4, 4)), "lacks fan_in, heads"),
+        ("layers_sum(all_sum(heads) * fan_in)", sequential(nn.Linear(4, 4)), "lacks heads, fan_in"),
         ("layers_sum(2) + params", sequential(), "lacks linear layers"),
         ("n_layers", sequential(nn.Linear(4, 4)), "lacks n_layers"),
         (
