@@ -108,6 +108,31 @@ class Ranker(Protocol):
         ...
 
 
+class BenchmarkKeeper(Protocol):
+    """The attribute `benchmarks` of a kind of evaluator that orders networks of tables."""
+
+    def listed(self, folder: Path) -> Sequence[Mapping[str, Any]]:
+        """Return one row a benchmark, as `benchmarking.list_benchmarks` says."""
+        ...
+
+    def get(
+        self, name: str, folder: Path, *, url: str | None, sha256: str | None
+    ) -> Mapping[str, Any]:
+        """Fetch a public table into the folder; return its row."""
+        ...
+
+    def build(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        folder: Path,
+        *,
+        tell: Callable[[int, int], None],
+    ) -> Mapping[str, Any]:
+        """Build a table, told how many networks are done of how many; return its row."""
+        ...
+
+
 class TaskRunner(Protocol):
     """A kind of evaluator whose conditions have `score_tasks(expression, harness)`."""
 
