@@ -3,17 +3,15 @@
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
 
-import contextlib
-import json
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from autoproxy.cli_benchmark import benchmarks
+from autoproxy.cli_common import Device, Json, Results, interruptible, present, write
 from autoproxy.errors import AutoproxyError, out_of_memory
 
 app = typer.Typer(
@@ -24,9 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(benchmarks, name="benchmark")
 
-Results = Annotated[Path, typer.Option("--results", help="Folder of ledger, runs and boards.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Model = Annotated[
     str | None,
     typer.Option(help="Folder or hub name of a language model, 'starter' or 'starter-gpt2'."),
@@ -57,7 +54,6 @@ Unit = Annotated[
     str | None,
     typer.Option(help="What --evaluator shrinking drops whole: channels, heads or blocks."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
 CalibrationBlocks = Annotated[int | None, typer.Option(help="Sequences to calibrate on.")]
@@ -257,9 +253,9 @@ def search(
         },
         evaluator=_of_evaluator(locals()),
     )
-    with _interruptible(), console.progress(quiet=as_json) as show:
+    with interruptible(), console.progress(quiet=as_json) as show:
         summary = Session(plan, Workspace(results), show).execute()
-    _print(summary, as_json, console.summary)
+    present(summary, as_json, console.summary)
 
 
 @app.command()
@@ -273,9 +269,9 @@ def resume(
     from autoproxy.commands.session import resume_session
     from autoproxy.commands.workspace import Workspace
 
-    with _interruptible(), console.progress(quiet=as_json) as show:
+    with interruptible(), console.progress(quiet=as_json) as show:
         summary = resume_session(Workspace(results), run, show).execute()
-    _print(summary, as_json, console.summary)
+    present(summary, as_json, console.summary)
 
 
 @app.command()
@@ -337,7 +333,7 @@ def evaluate(
         shots=shots,
     )
     found = evaluate_metric(Workspace(results), order)
-    _print(found, as_json, console.evaluation)
+    present(found, as_json, console.evaluation)
 
 
 @app.command()
@@ -375,9 +371,9 @@ def rank(
         evaluator=evaluator,
         options=_of_evaluator(locals()),
     )
-    with _interruptible():
+    with interruptible():
         found = rank_architectures(Workspace(results), order)
-    _print(found, as_json, console.ranking)
+    present(found, as_json, console.ranking)
 
 
 @app.command()
@@ -433,9 +429,9 @@ def prune(
         options={**_of_evaluator(locals()), "seed": seed},
     )
     stopped = f"stopped; nothing was written to {out}"
-    with _interruptible(stopped), console.progress(quiet=as_json) as show:
+    with interruptible(stopped), console.progress(quiet=as_json) as show:
         found = prune_model(Workspace(results), order, out, show)
-    _print(found, as_json, console.pruned)
+    present(found, as_json, console.pruned)
 
 
 @app.command()
@@ -480,9 +476,9 @@ def allocate(
         trials=trials,
     )
     stopped = f"stopped; nothing was written to {out}"
-    with _interruptible(stopped), console.progress(quiet=as_json) as show:
+    with interruptible(stopped), console.progress(quiet=as_json) as show:
         found = tune(Workspace(results), order, out, show)
-    _print(found, as_json, console.allocation)
+    present(found, as_json, console.allocation)
 
 
 @app.command()
@@ -499,7 +495,7 @@ def explain(
     from autoproxy.commands.metrics import explain_metric
     from autoproxy.commands.workspace import Workspace
 
-    _print(explain_metric(Workspace(results), metric, space), as_json, console.explanation)
+    present(explain_metric(Workspace(results), metric, space), as_json, console.explanation)
 
 
 @app.command()
@@ -520,10 +516,10 @@ def export(
 
     source = export_metric(Workspace(results), metric, form=form, name=name, space=space)
     if out is None:
-        _write(source)
+        write(source)
         return
     write_text(out, source)
-    _write(f"wrote {out}")
+    write(f"wrote {out}")
 
 
 @app.command()
@@ -536,7 +532,7 @@ def leaderboard(
     from autoproxy.commands.boards import write_leaderboard
     from autoproxy.commands.workspace import Workspace
 
-    _print(write_leaderboard(Workspace(results)), as_json, console.leaderboard)
+    present(write_leaderboard(Workspace(results)), as_json, console.leaderboard)
 
 
 @app.command("list")
@@ -550,7 +546,7 @@ def list_(
     from autoproxy.commands.listing import listing
     from autoproxy.commands.workspace import Workspace
 
-    _print(listing(Workspace(results), space), as_json, console.listing)
+    present(listing(Workspace(results), space), as_json, console.listing)
 
 
 @app.command()
@@ -570,7 +566,7 @@ def cache(
     from autoproxy.commands.workspace import Workspace
 
     found = tend_cache(Workspace(results), evaluator, clear=clear, limit=limit)
-    _print(found, as_json, console.cache)
+    present(found, as_json, console.cache)
 
 
 @app.command()
@@ -584,7 +580,7 @@ def doctor(
     from autoproxy.commands.workspace import Workspace
 
     found = examine(Workspace(results))
-    _print(found, as_json, console.health)
+    present(found, as_json, console.health)
     if not found["healthy"]:
         raise typer.Exit(1)
 
@@ -612,39 +608,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _interruptible(told: str = "stopped; go on with: autoproxy resume") -> Iterator[None]:
-    """Clean up and say how things stand after Ctrl-C, or when the system ends the process."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"autoproxy: {told}", file=sys.stderr)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _of_evaluator(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return those parameters of a command, its `locals()`, that the evaluator takes."""
     return {name: given[name] for name in EVALUATOR_OPTIONS if name in given}
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-
-
-def _print(
-    value: Mapping[str, Any], as_json: bool, draw: Callable[[Console, Mapping[str, Any]], None]
-) -> None:
-    if as_json:
-        _write(json.dumps(value, indent=2))
-        return
-    draw(Console(), value)
 
 
 if __name__ == "__main__":

@@ -271,6 +271,30 @@ def cache(console: Console, found: Mapping[str, Any]) -> None:
     console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
+def benchmarks(console: Console, found: Mapping[str, Any]) -> None:
+    """Print which benchmarks there are, and where their tables lie."""
+    table = Table("benchmark", "networks", "quality", "state", "table")
+    for row in found["benchmarks"]:
+        cells = (row["name"], row["networks"], row["quality"], row["state"], row["table"])
+        table.add_row(*(escape("-" if cell is None else str(cell)) for cell in cells))
+    console.print(table)
+    for row in found["benchmarks"]:
+        if row["reason"]:
+            told = f"{row['name']}: {row['reason']}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
+def benchmark(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what a table is that was fetched or built."""
+    told = f"{found['table']}: {found['networks']} networks"
+    if found.get("total", found["networks"]) != found["networks"]:
+        told += f" of {found['total']}"
+    told += f", quality {found['quality']}" if found["quality"] else ""
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    if found["reason"]:
+        console.print(found["reason"], markup=False, highlight=False, soft_wrap=True)
+
+
 def health(console: Console, found: Mapping[str, Any]) -> None:
     """Print what `doctor` found."""
     for check in found["checks"]:

@@ -31,6 +31,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import correlation, sites
+from evaluators.benchmarks import keeping
 from evaluators.benchmarks.table import BENCHMARKS, Architecture, Benchmark, open_benchmark
 from evaluators.cache import size_of
 from evaluators.judging import Jury
@@ -182,6 +183,7 @@ class PredictionEvaluator:
 
     root = Kind.MODEL
     references = tuple(REFERENCES)
+    benchmarks = keeping
 
     def __init__(self, config: PredictionConfig, *, cache: Path) -> None:
         find_device(config.device)
@@ -460,6 +462,24 @@ class PredictionEvaluator:
         rivals = {name: s for name, s in found.items() if s is not None and len(set(s)) > 1}
         return {} if scores is None else jury.compare(scores, rivals, self.objective_name)
 
+    @staticmethod
+    def collector_source(names: Iterable[str]) -> str:
+        """Return the source of the module that measures terminals, which exports carry.
+
+        Args:
+            names: The terminals.
+
+        Raises:
+            ConfigError: It does not measure one of them.
+        """
+        unknown = sorted(set(names) - sites.TERMINALS)
+        if unknown:
+            raise ConfigError(
+                f"no collector measures {', '.join(unknown)} of a network; it measures "
+                f"{', '.join(sorted(sites.TERMINALS))}"
+            )
+        return inspect.getsource(sites)
+
     @classmethod
     def methods(cls) -> dict[str, str]:
         """Return proxies that are no expression, with their sources."""
@@ -593,11 +613,10 @@ class PredictionEvaluator:
 
 
 def _table(config: PredictionConfig, cache: Path) -> Path | None:
-    """Return the table that was asked for, or the one that `benchmark get` left here."""
+    """Return the table that was asked for, or what `autoproxy benchmark` left here."""
     if config.table:
         return Path(config.table)
-    fetched = cache.parent / "benchmarks" / f"{config.benchmark}.csv"
-    return fetched if fetched.exists() else None
+    return keeping.table_in(cache.parent / "benchmarks", config.benchmark)
 
 
 def _definitions() -> str:

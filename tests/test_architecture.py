@@ -38,7 +38,14 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"autoproxy.export", "autoproxy.ledger", "autoproxy.plugins", "autoproxy.search"}
     | {"autoproxy.columns", "autoproxy.sieve"},
     "autoproxy.console": {"autoproxy.columns", "autoproxy.commands"},
-    "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"},
+    "autoproxy.cli_common": set(),
+    "autoproxy.cli_benchmark": {
+        "autoproxy.cli_common",
+        "autoproxy.commands",
+        "autoproxy.console",
+    },
+    "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
+    | {"autoproxy.cli_benchmark", "autoproxy.cli_common"},
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
     "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
 }
@@ -50,8 +57,8 @@ ONLY_IN: Mapping[str, set[str]] = {
     "sqlite3": {"autoproxy.ledger"},
     "scipy": {"autoproxy.ledger", "autoproxy.search", "evaluators"},
     "sympy": {"autoproxy.language", "autoproxy.export"},
-    "typer": {"autoproxy.cli"},
-    "rich": {"autoproxy.cli", "autoproxy.console"},
+    "typer": {"autoproxy.cli", "autoproxy.cli_benchmark", "autoproxy.cli_common"},
+    "rich": {"autoproxy.cli_common", "autoproxy.console"},
     "torch": {"autoproxy.language", "autoproxy.commands", "evaluators"},
     "transformers": {"evaluators"},
     "tokenizers": {"evaluators"},
@@ -61,13 +68,14 @@ ONLY_IN: Mapping[str, set[str]] = {
     "numba": {"evaluators"},
     "optuna": {"evaluators"},
     "lm_eval": {"evaluators"},
-    "filelock": {"autoproxy.commands"},
+    "filelock": {"autoproxy.commands", "evaluators"},
     "subprocess": {"autoproxy.commands", "evaluators"},
     "pickle": set(),
 }
 """The parts that alone may import a library."""
 
-PRINTERS = {Path("autoproxy/cli.py"), Path("autoproxy/console.py")}
+COMMAND_LINE = [Path(f"autoproxy/cli{end}.py") for end in ("", "_benchmark", "_common")]
+PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}
 """A program of its own, run with `python -m`."""
 
@@ -152,11 +160,12 @@ def test_nothing_else_prints(path: Path) -> None:
             assert not (isinstance(node.value, ast.Name) and node.value.id == "sys"), path
 
 
-def test_the_command_line_imports_nothing_of_ours_until_a_command_runs() -> None:
-    tree = tree_of(Path("autoproxy/cli.py"))
-    for node in tree.body:
+@pytest.mark.parametrize("path", COMMAND_LINE, ids=str)
+def test_the_command_line_imports_nothing_of_ours_until_a_command_runs(path: Path) -> None:
+    itself = {".".join(other.with_suffix("").parts) for other in COMMAND_LINE}
+    for node in tree_of(path).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autoproxy"):
-            assert node.module == "autoproxy.errors"
+            assert node.module in {"autoproxy.errors", *itself}
 
 
 def test_loading_the_whole_engine_loads_no_plug_in() -> None:

@@ -108,6 +108,43 @@ class Ranker(Protocol):
         ...
 
 
+class Collector(Protocol):
+    """A kind of evaluator whose measurements of a network an export can carry."""
+
+    def collector_source(self, names: Iterable[str]) -> str:
+        """Return the source of a module of torch alone that measures terminals of a network.
+
+        Raises:
+            ConfigError: It does not measure one of them.
+        """
+        ...
+
+
+class BenchmarkKeeper(Protocol):
+    """The attribute `benchmarks` of a kind of evaluator that orders networks of tables."""
+
+    def listed(self, folder: Path) -> Sequence[Mapping[str, Any]]:
+        """Return one row a benchmark, as `benchmarking.list_benchmarks` says."""
+        ...
+
+    def get(
+        self, name: str, folder: Path, *, url: str | None, sha256: str | None
+    ) -> Mapping[str, Any]:
+        """Fetch a public table into the folder; return its row."""
+        ...
+
+    def build(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        folder: Path,
+        *,
+        tell: Callable[[int, int], None],
+    ) -> Mapping[str, Any]:
+        """Build a table, told how many networks are done of how many; return its row."""
+        ...
+
+
 class TaskRunner(Protocol):
     """A kind of evaluator whose conditions have `score_tasks(expression, harness)`."""
 
@@ -177,7 +214,8 @@ def able(name: str, method: str, unable: str) -> Any:
         unable: What to say of those that have none, such as `runs no tasks`.
 
     Returns:
-        What `Pruner`, `Tuner`, `TaskRunner` or `CacheKeeper` says; the caller says which.
+        What `Pruner`, `Tuner`, `Collector`, `TaskRunner` or `CacheKeeper` says; the caller says
+        which.
 
     Raises:
         ConfigError: There is no evaluator of that name, or it lacks the method.

@@ -12,17 +12,22 @@ from autoproxy.errors import ConfigError, ExpressionError, unknown_name
 from autoproxy.evaluation import Individual
 from autoproxy.export.formula import to_infix, to_latex, to_sympy
 from autoproxy.export.manifest import from_json, to_json
+from autoproxy.export.proxy import ORIENTATION, proxy_source, taken_names
 from autoproxy.export.python import python_source
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.canonical import canonical, key, nonnegative, ordering
 from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
+from autoproxy.language.prediction import features
 from autoproxy.language.simplify import simplest, simplify
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 
 FORMS = ("py", "sympy", "latex", "infix", "json")
+
+COLLECTOR = "prediction"
+"""The evaluator whose measurements of a network exported predictions carry."""
 
 
 def find_metric(
@@ -42,8 +47,11 @@ def find_metric(
     """
     baselines = {baseline.name: baseline for baseline in loading.space(space).baselines}
     if word in baselines:
+        expression = canonical(baselines[word].expression)
         sheet = {"source": baselines[word].source}
-        return word, canonical(baselines[word].expression), sheet
+        if kind_of(expression) is Kind.MODEL:
+            sheet[ORIENTATION] = _oriented(baselines[word].sign)
+        return word, expression, sheet
     if word in workspace.runs():
         return _of_run(workspace, word)
     if word.endswith(".json"):
@@ -108,11 +116,7 @@ _NEEDS = {
 def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any]:
     """Return what a metric is: forms, kinds, inputs, and what it orders like."""
     name, expression, sheet = find_metric(workspace, word, space)
-    alike = [
-        baseline.name
-        for baseline in loading.space(space).baselines
-        if _row_order(baseline.expression) == _row_order(expression)
-    ]
+    of_networks = kind_of(expression) is Kind.MODEL
     return {
         "name": name,
         "text": str(expression),
@@ -125,11 +129,7 @@ def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any
         "depth": expression.depth,
         "complexity": complexity(expression),
         "simplified": str(simplify(expression)),
-        "orders_like": {
-            "row": str(ordering(expression, Blindness.ROW)),
-            "matrix": str(ordering(expression, Blindness.MATRIX)),
-        },
-        "same_row_order_as": alike,
+        **(_order_of_networks if of_networks else _order_of_weights)(expression, space),
         "inputs": [
             {
                 "name": terminal.name,
@@ -142,6 +142,42 @@ def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any
         ],
         **sheet,
     }
+
+
+def _order_of_weights(expression: Expression, space: str) -> dict[str, Any]:
+    """Return what an importance orders like: within a row, and within a matrix."""
+    alike = [
+        baseline.name
+        for baseline in loading.space(space).baselines
+        if _row_order(baseline.expression) == _row_order(expression)
+    ]
+    return {
+        "orders_like": {
+            "row": str(ordering(expression, Blindness.ROW)),
+            "matrix": str(ordering(expression, Blindness.MATRIX)),
+        },
+        "same_row_order_as": alike,
+    }
+
+
+def _order_of_networks(expression: Expression, space: str) -> dict[str, Any]:
+    """Return what a prediction orders networks like, and what it takes of each layer."""
+    order = ordering(expression, Blindness.WHOLE)
+    alike = [
+        baseline.name
+        for baseline in loading.space(space).baselines
+        if kind_of(baseline.expression) is Kind.MODEL
+        and ordering(baseline.expression, Blindness.WHOLE) == order
+    ]
+    return {
+        "orders_like": {"networks": str(order)},
+        "same_network_order_as": alike,
+        "per_layer": [to_infix(feature) for feature in features(expression)],
+    }
+
+
+def _oriented(sign: float) -> str:
+    return "larger is better" if sign > 0 else "smaller is better"
 
 
 def export_metric(
@@ -158,7 +194,7 @@ def export_metric(
     found, expression, sheet = find_metric(workspace, word, space)
     match form:
         case "py":
-            return python_source(expression, name=name or identifier(found), data_sheet=sheet)
+            return _python(expression, name, found, sheet)
         case "sympy":
             return str(to_sympy(expression))
         case "latex":
@@ -174,9 +210,23 @@ def write_metric(
     """Write the winner of a run as `metrics/<run>.py` and `.json`."""
     sheet = _sheet(run, summary)
     name = identifier(run)
-    source = python_source(winner.expression, name=name, data_sheet=sheet)
+    source = _python(winner.expression, None, run, sheet)
     write_text(workspace.metrics / f"{name}.py", source)
     write_json(workspace.metrics / f"{name}.json", to_json(winner.expression, sheet))
+
+
+def _python(expression: Expression, name: str | None, found: str, sheet: Mapping[str, str]) -> str:
+    """Return a metric as a Python function called `name`, or what its own name, `found`, allows."""
+    own = identifier(found)
+    if kind_of(expression) is not Kind.MODEL:
+        return python_source(expression, name=name or own, data_sheet=sheet)
+    keeper: loading.Collector = loading.able(
+        COLLECTOR, "collector_source", "has no collector that exports could carry"
+    )
+    collector = keeper.collector_source(expression.terminals())
+    if own in taken_names(collector):
+        own = f"{own}_proxy"
+    return proxy_source(expression, name=name or own, data_sheet=sheet, collector=collector)
 
 
 def identifier(name: str) -> str:
@@ -223,7 +273,23 @@ def _sheet(run: str, summary: Mapping[str, Any]) -> dict[str, str]:
     words = ("model", "condition", "group", "calibration", "validation")
     sheet = {"source run": run}
     sheet |= {word: str(protocol[word]) for word in words if word in protocol}
+    if protocol.get("evaluator") == COLLECTOR:
+        return sheet | _prediction_sheet(protocol, summary)
     sheet["model_hash"] = str(protocol.get("model_hash", ""))
+    return sheet | _value(summary)
+
+
+def _prediction_sheet(protocol: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a prediction's data sheet says besides: on what it was made, and its sign."""
+    words = ("table", "quality", "text", "sequences", "tokens", "rows", "draw", "control", "split")
+    sheet = {word: str(protocol[word]) for word in words if protocol.get(word) is not None}
+    sign = summary["winner"].get("details", {}).get("orientation")
+    if sign is not None:
+        sheet[ORIENTATION] = _oriented(sign)
+    return sheet | _value(summary)
+
+
+def _value(summary: Mapping[str, Any]) -> dict[str, str]:
     objective = summary["objective"]
-    sheet["value"] = f"{summary['winner']['value']:.6g} {objective['unit']} ({objective['name']})"
-    return sheet
+    value = f"{summary['winner']['value']:.6g} {objective['unit']} ({objective['name']})"
+    return {"value": value}

@@ -46,6 +46,11 @@ class Workspace:
         return self.folder / "cache"
 
     @property
+    def benchmarks(self) -> Path:
+        """Tables of networks that were fetched or built."""
+        return self.folder / "benchmarks"
+
+    @property
     def tasks(self) -> Path:
         """Every accuracy on zero-shot tasks, one line of JSON a metric, model and set of tasks."""
         return self.folder / "tasks.jsonl"

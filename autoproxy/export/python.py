@@ -39,7 +39,7 @@ def python_source(expression: Expression, *, name: str, data_sheet: Mapping[str,
     ['def wanda(weight: Tensor, x_norm: Tensor) -> Tensor:', 'def _absolute(a: Tensor) -> \
 Tensor:', 'def _mul(a: Tensor, b: Tensor) -> Tensor:']
     """
-    _check_name(name)
+    check_name(name)
     inputs = [t for t in VOCABULARY.values() if t.name in expression.terminals()]
     if not inputs:
         raise ConfigError(
@@ -52,20 +52,25 @@ Tensor:', 'def _mul(a: Tensor, b: Tensor) -> Tensor:']
             f"of one layer of kind {', '.join(kind.value for kind in TENSOR_KINDS)}; what the "
             "aggregations of a prediction take can be exported so"
         )
-    body = _Body(expression, like=_parameter(inputs[0]))
+    body = Body(expression, like=parameter(inputs[0]))
     function = [
         *_signature(name, inputs),
         textwrap.indent(_docstring(expression, name, inputs, data_sheet), "    "),
         *(f"    {line}" for line in [*_reshapes(inputs), *body.lines]),
     ]
-    helpers = [_helper(head) for head in sorted(body.heads, key=_tensor_name)]
+    helpers = [helper(head) for head in sorted(body.heads, key=tensor_name)]
     head = ['"""A metric discovered or exported by AutoProxy; it needs torch alone."""']
     head += ["", *(["import torch"] if any("torch." in h for h in helpers) else [])]
     head += ["from torch import Tensor"]
     return "\n\n\n".join(["\n".join(head), "\n".join(function), *helpers]) + "\n"
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """See that `name` can name a function.
+
+    Raises:
+        ConfigError: It cannot.
+    """
     proper = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not keyword.iskeyword(name)
     if not proper or name in {"torch", "Tensor"}:
         raise ConfigError(
@@ -74,18 +79,20 @@ def _check_name(name: str) -> None:
         )
 
 
-class _Body:
+class Body:
     """The statements that compute an expression, equal parts once.
 
     Args:
         expression: What is computed.
         like: Name of a tensor that says of what type and where constants are.
+        prefix: What the copies of meanings are called by, before their own names.
     """
 
-    def __init__(self, expression: Expression, like: str) -> None:
+    def __init__(self, expression: Expression, like: str, prefix: str = "_") -> None:
         self.lines: list[str] = []
         self.heads: set[str] = set()
         self._like = like
+        self._prefix = prefix
         self._names: dict[Expression, str] = {}
         result = self._emit(expression)
         if self.lines:  # the last of them made it
@@ -96,32 +103,34 @@ class _Body:
     def _emit(self, node: Expression) -> str:
         """Return the name of the value of `node`, after the statements that it needs."""
         if not node.operands and node.value is None:
-            return _parameter(VOCABULARY[node.head])
+            return parameter(VOCABULARY[node.head])
         if node not in self._names:
             code = self._constant(node) if node.value is not None else self._call(node)
             self._names[node] = f"v{len(self._names) + 1}"
-            shape = _letters(kind_of(node))
+            shape = letters(kind_of(node))
             self.lines.append(f"{self._names[node]} = {code}  # {shape}")
         return self._names[node]
 
     def _constant(self, node: Expression) -> str:
-        return f"{self._like}.new_full((1, 1), {_number(node)})"
+        return f"{self._like}.new_full((1, 1), {number(node)})"
 
     def _call(self, node: Expression) -> str:
         self.heads.add(node.head)
         takes = CATALOG[node.head].signatures[0][0]
         operands = [
-            _number(operand) if kind is Kind.EXPONENT else self._emit(operand)
+            number(operand) if kind is Kind.EXPONENT else self._emit(operand)
             for operand, kind in zip(node.operands, takes, strict=True)
         ]
-        return f"_{_tensor_name(node.head)}({', '.join(operands)})"
+        return f"{self._prefix}{tensor_name(node.head)}({', '.join(operands)})"
 
 
-def _number(node: Expression) -> str:
+def number(node: Expression) -> str:
+    """Return a constant as Python reads it."""
     return format_number(node.value or 0.0)
 
 
-def _letters(kind: Kind) -> str:
+def letters(kind: Kind) -> str:
+    """Return the shape of a value of a kind, in words."""
     return {
         Kind.WEIGHT: "(d_out, d_in)",
         Kind.PER_INPUT: "(1, d_in)",
@@ -130,18 +139,20 @@ def _letters(kind: Kind) -> str:
     }.get(kind, "(1, 1)")
 
 
-def _tensor_name(head: str) -> str:
+def tensor_name(head: str) -> str:
+    """Return the name of the function that is a primitive's meaning."""
     return CATALOG[head].tensor.__name__
 
 
-def _helper(head: str) -> str:
+def helper(head: str, prefix: str = "_") -> str:
     """Return the source of a primitive's meaning as a private function."""
-    name = _tensor_name(head)
+    name = tensor_name(head)
     source = CATALOG[head].source()
-    return source.replace(f"def {name}(", f"def _{name}(", 1).rstrip("\n")
+    return source.replace(f"def {name}(", f"def {prefix}{name}(", 1).rstrip("\n")
 
 
-def _parameter(terminal: Terminal) -> str:
+def parameter(terminal: Terminal) -> str:
+    """Return the name that a terminal has in exported code."""
     return "weight" if terminal.name == "W" else terminal.name
 
 
@@ -166,14 +177,14 @@ def _reshapes(inputs: Sequence[Terminal]) -> list[str]:
         Kind.SCALAR: "reshape(1, 1)",
     }
     return [
-        f"{_parameter(t)} = {_parameter(t)}.{calls[t.kind]}  # {_letters(t.kind)}"
+        f"{parameter(t)} = {parameter(t)}.{calls[t.kind]}  # {letters(t.kind)}"
         for t in inputs
         if t.kind in calls
     ]
 
 
 def _signature(name: str, inputs: Sequence[Terminal]) -> list[str]:
-    parameters = [f"{_parameter(t)}: Tensor" for t in inputs]
+    parameters = [f"{parameter(t)}: Tensor" for t in inputs]
     line = f"def {name}({', '.join(parameters)}) -> Tensor:"
     if len(line) <= WIDTH:
         return [line]
@@ -189,7 +200,7 @@ def _docstring(
     data_sheet: Mapping[str, str],
 ) -> str:
     kind = kind_of(expression)
-    arguments = [f"    {_parameter(t)}: {_SHAPES[t.kind]}, float32; {t.meaning}." for t in inputs]
+    arguments = [f"    {parameter(t)}: {_SHAPES[t.kind]}, float32; {t.meaning}." for t in inputs]
     lines = [
         'r"""Return the importance of what a linear layer computes with; larger is kept.',
         "",
@@ -201,21 +212,22 @@ def _docstring(
         *arguments,
         "",
         "Returns:",
-        f"    {_letters(kind)} importance; compare within the group it was made for.",
+        f"    {letters(kind)} importance; compare within the group it was made for.",
         "",
         f"Text form: {expression}",
         f"Key: {key(expression)}",
-        *(f"{_plain(word)}: {_plain(value)}" for word, value in data_sheet.items()),
+        *(f"{plain(word)}: {plain(value)}" for word, value in data_sheet.items()),
         "",
         ">>> import torch",
         f">>> tuple({name}({_example(inputs)}).shape)",
         str(shape_of(kind, 2, 3)),
         '"""',
     ]
-    return "\n".join(piece for line in lines for piece in _wrapped(line))
+    return "\n".join(piece for line in lines for piece in wrapped(line))
 
 
-def _wrapped(line: str) -> list[str]:
+def wrapped(line: str) -> list[str]:
+    """Return a line of a docstring as lines that are not too long."""
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     if line.startswith(">>> "):
         indent = "...     "
@@ -228,7 +240,7 @@ def _wrapped(line: str) -> list[str]:
     ) or [""]
 
 
-def _plain(words: object) -> str:
+def plain(words: object) -> str:
     """Return words of others on one line that cannot end the docstring they stand in."""
     text = "".join(c if c.isprintable() else " " for c in str(words))
     return " ".join(text.replace('"', "'").replace(">>>", "> > >").split())

@@ -148,7 +148,7 @@ def open_table(table: Path | None) -> Benchmark:
     if table is None:
         raise ConfigError(
             "sub-networks are measured before they are ranked; build a table with: autoproxy "
-            "benchmark build, and give its folder by --table"
+            "benchmark build llama-subnets --model MODEL, or give a folder that has one by --table"
         )
     folder = table.parent if table.name == TABLE else table
     path = folder / TABLE

@@ -6,19 +6,23 @@ processes share the work.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import filelock
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoproxy.errors import ConfigError
 from evaluators.benchmarks.starter_space import LENGTH, StarterArchitecture, architectures
 from evaluators.networks.decoder import Decoder
 from evaluators.train_starter import Corpus, read_corpus
@@ -125,8 +129,25 @@ def held_out_loss(network: Decoder, text: Tensor, budget: Budget) -> float:
     return sum(losses) / count
 
 
-def train_all(folder: Path, corpus: Corpus, budget: Budget, device: str) -> None:
-    """Train what is not in `folder` yet, in an order that leaves any part of it useful."""
+def train_all(
+    folder: Path,
+    corpus: Corpus,
+    budget: Budget,
+    device: str,
+    tell: Callable[[int, int], None] = lambda *_: None,
+) -> None:
+    """Train what is not in `folder` yet, in an order that leaves any part of it useful.
+
+    Args:
+        folder: Holds one JSON file a network and seed that is trained.
+        corpus: What to learn.
+        budget: How long.
+        device: Where.
+        tell: Told how many are trained, by whomever, and of how many, after each.
+
+    Raises:
+        ConfigError: What is trained learned another text, or got another budget.
+    """
     text, apart = (part.to(device) for part in read_bytes(corpus))
     what = {
         "budget": dataclasses.asdict(budget),
@@ -135,43 +156,55 @@ def train_all(folder: Path, corpus: Corpus, budget: Budget, device: str) -> None
         ],
         "torch": torch.__version__,
     }
+    _check_alike(folder, what)
     jobs = [(a, seed) for a in architectures() for seed in range(a.seeds)]
     jobs.sort(key=lambda job: (job[1], hashlib.sha256(job[0].id.encode()).digest()))
-    for architecture, seed in jobs:
-        path = folder / f"{architecture.id}.{seed}.json"
-        mark = path.with_suffix(".busy")
-        if path.exists() or not _claim(mark):
-            continue
-        began = time.monotonic()
-        network = train(architecture, seed, text, budget)
-        row = {
-            "id": architecture.id,
-            "seed": seed,
-            "loss": held_out_loss(network, apart, budget),
-            "seconds": round(time.monotonic() - began, 1),
-            "device": device,
-            **what,
-        }
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(row), encoding="utf-8")
-        partial.replace(path)
-        mark.unlink()
+    paths = {job: folder / f"{job[0].id}.{job[1]}.json" for job in jobs}
+    for (architecture, seed), path in paths.items():
+        with _claimed(path) as mine:
+            if not mine:
+                continue
+            began = time.monotonic()
+            network = train(architecture, seed, text, budget)
+            row = {
+                "id": architecture.id,
+                "seed": seed,
+                "loss": held_out_loss(network, apart, budget),
+                "seconds": round(time.monotonic() - began, 1),
+                "device": device,
+                **what,
+            }
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(row), encoding="utf-8")
+            partial.replace(path)
         LOG.info("%s seed %d loss %.4f in %.0f s", row["id"], seed, row["loss"], row["seconds"])
+        tell(sum(p.exists() for p in paths.values()), len(jobs))
 
 
-def _digest(text: Tensor) -> str:
-    return hashlib.sha256(text.cpu().numpy().tobytes()).hexdigest()[:16]
+def _check_alike(folder: Path, what: dict[str, Any]) -> None:
+    """See that the first network that is trained, if any, learned as this one will."""
+    for path in sorted(folder.glob("*.json"))[:1]:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("budget", "text"):
+            if held.get(name) != what[name]:
+                raise ConfigError(
+                    f"{folder} holds networks trained with another {name}, and losses of the two "
+                    "could not be compared; give the same, or another work folder"
+                )
 
 
-def _claim(mark: Path) -> bool:
-    """Take a network for this process; a mark older than an hour is of a process that died."""
-    if mark.exists() and time.time() - mark.stat().st_mtime > 3600:
-        mark.unlink(missing_ok=True)
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Take a network for this process; False where it is trained, or another trains it.
+
+    The system lets go of a process's locks when it dies, so nothing stays claimed.
+    """
     try:
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
+        with filelock.FileLock(path.with_suffix(".busy"), timeout=0):
+            yield not path.exists()
+            path.with_suffix(".busy").unlink(missing_ok=True)
+    except filelock.Timeout:
+        yield False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
