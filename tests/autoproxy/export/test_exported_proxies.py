@@ -82,6 +82,17 @@ def configs() -> list[DecoderConfig]:
     ]
 
 
+def counted(config: DecoderConfig) -> dict[str, float]:
+    """What a table knows of a network."""
+    return {
+        "depth": config.depth,
+        "width": config.width,
+        "ff_width": sum(config.ff_widths) / config.depth,
+        "heads": sum(config.heads) / config.depth,
+        "d_embed": config.width,
+    }
+
+
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     """The engine on three tiny decoders."""
@@ -207,8 +218,8 @@ def test_random_formulas_and_hand_made_ones_give_the_bits_of_the_engine(scorer: 
     """Where the engine has no score for a network, the export refuses to give one."""
     network, ids = scorer.network(scorer.benchmark.architectures[1])
     refusals = 0
-    for number, (expression, expected) in enumerate((e, scorer.scores([e], [1])[0]) for e in DRAWN):
-        proxy = run_source(source_of(expression), f"p{number}").proxy
+    for expression, expected in zip(DRAWN, scorer.scores(DRAWN, [1]), strict=True):
+        proxy = run_source(source_of(expression), "p").proxy
         if isinstance(expected, Failed):
             refusals += 1
             with pytest.raises(ValueError, match=r"this network"):
