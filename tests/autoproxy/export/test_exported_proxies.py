@@ -55,7 +55,7 @@ FORMULAS = {
     "block_index))",
     "sizes": "n_layers ** 2 * width * ff_width / (n_heads + d_embed) + layers_sum(2)",
     "parameters": "log(params_attention + params_mlp) * sqrt(params_embedding) - tanh(3) * "
-    "(params_body / flops)",
+    "(params_body / flops) ** 0.3",
 }
 EXPRESSIONS = {name: canonical(parse(text)) for name, text in FORMULAS.items()}
 
@@ -98,7 +98,12 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     """The engine on three tiny decoders."""
     known = [
         Architecture(
-            id=str(n), config=config, quality=float(n), network=str(n), columns={}, cell=""
+            id=str(n),
+            config=config,
+            quality=float(n),
+            network=str(n),
+            columns=counted(config),
+            cell="",
         )
         for n, config in enumerate(configs())
     ]
@@ -148,13 +153,13 @@ given = torch.load("given.pt")
 torch.set_num_threads(3)
 proxies = {name: importlib.import_module(name) for name in given["names"]}
 assert "transformers" not in sys.modules
-import transformers
+from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
 networks = []
 for config, weights in given["decoders"]:
     networks.append(Decoder(DecoderConfig(**config)))
     networks[-1].load_state_dict(weights)
-gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(**given["gpt2"][0]))
+gpt2 = GPT2LMHeadModel(GPT2Config(**given["gpt2"][0]))
 gpt2.load_state_dict(given["gpt2"][1])
 networks.append(gpt2.eval())
 found = {}
