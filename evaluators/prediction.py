@@ -202,7 +202,17 @@ class PredictionEvaluator:
     def _split(self) -> tuple[Indices, Indices, Indices]:
         networks = [a.network for a in self.benchmark.architectures]
         config = self.config
-        return correlation.split(networks, config.labels, config.validation_labels, config.seed)
+        parts = correlation.split(networks, config.labels, config.validation_labels, config.seed)
+        for word, places in (("search sees", parts[0]), ("report is on", parts[2])):
+            try:
+                self._agreement(self.quality[places], places)
+            except EvaluationError as error:  # told before the search, not behind it
+                raise ConfigError(
+                    f"the {len(places)} qualities that the {word} have no order by "
+                    f"{self.objective_name!r}: {error}; change --labels or --seed, ask for "
+                    "--objective tau, or give a larger table"
+                ) from None
+        return parts
 
     @property
     def search(self) -> Indices:
@@ -435,16 +445,26 @@ class PredictionEvaluator:
 
     def _reference(self, name: str, places: Indices) -> Vector:
         """Return what depth, width and size alone say, or a regression on all labels seen."""
-        table = np.array([self._columns(a) for a in self.benchmark.architectures])
+        table = np.array(
+            [
+                self._columns(a, params)
+                for a, params in zip(self.benchmark.architectures, self._params, strict=True)
+            ]
+        )
         if name == "lexicographic":
             return correlation.lexicographic(list(table[places][:, :3].T))
         seen = np.concatenate([self.search, self.validation])
         return correlation.ridge(table[seen], self.quality[seen], table[places])
 
-    def _columns(self, architecture: Architecture) -> list[float]:
+    @cached_property
+    def _params(self) -> Vector:
+        """Number of parameters of each network; counting them takes a while."""
+        architectures = self.benchmark.architectures
+        return np.array([self.benchmark.model_terminals(a)["params"] for a in architectures])
+
+    def _columns(self, architecture: Architecture, params: float) -> list[float]:
         """Return depth, width and number of parameters, and then all else of a configuration."""
         first = (architecture.columns["depth"], architecture.columns["width"])
-        params = self.benchmark.model_terminals(architecture)["params"]
         return [*first, params, *(v for _, v in sorted(architecture.columns.items()))]
 
     def compare(
@@ -500,7 +520,7 @@ class PredictionEvaluator:
                 rows.append(evaluator._ranked(name, expression, sign, known))
             else:
                 rows.append(evaluator._ranked_method(name))
-        rows.sort(key=lambda row: -(row.get("tau") or -2.0))
+        rows.sort(key=lambda row: -_or_least(row.get("tau")))
         return {"protocol": evaluator.ranking_protocol(), "proxies": rows}
 
     def _ranked_method(self, name: str) -> dict[str, Any]:
@@ -533,8 +553,7 @@ class PredictionEvaluator:
         """Return how long one proxy alone takes for a network of middle size, built anew."""
         if name in REFERENCES:
             return None
-        params = [self.benchmark.model_terminals(a)["params"] for a in self.benchmark.architectures]
-        middle = int(np.argsort(params)[len(params) // 2])
+        middle = int(np.argsort(self._params)[len(self._params) // 2])
         began = time.perf_counter()
         if expression is None:
             self._called(name, np.array([middle]))
@@ -550,7 +569,7 @@ class PredictionEvaluator:
             quality=self.quality[places],
             strata=[self.benchmark.strata(a) for a in chosen],
             networks=[a.network for a in chosen],
-            params=np.array([self.benchmark.model_terminals(a)["params"] for a in chosen]),
+            params=self._params[places],
             resamples=self.config.resamples,
             seed=self.config.seed,
         )
@@ -598,6 +617,11 @@ def _table(config: PredictionConfig, cache: Path) -> Path | None:
         return Path(config.table)
     fetched = cache.parent / "benchmarks" / f"{config.benchmark}.csv"
     return fetched if fetched.exists() else None
+
+
+def _or_least(tau: float | None) -> float:
+    """Return a correlation, or less than any where there is none."""
+    return -2.0 if tau is None else tau
 
 
 def _definitions() -> str:
