@@ -375,7 +375,7 @@ def rank(
         evaluator=evaluator,
         options=_of_evaluator(locals()),
     )
-    with _interruptible():
+    with _interruptible("stopped"):
         found = rank_architectures(Workspace(results), order)
     _print(found, as_json, console.ranking)
 
