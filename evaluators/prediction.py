@@ -202,17 +202,19 @@ class PredictionEvaluator:
     def _split(self) -> tuple[Indices, Indices, Indices]:
         networks = [a.network for a in self.benchmark.architectures]
         config = self.config
-        parts = correlation.split(networks, config.labels, config.validation_labels, config.seed)
-        for word, places in (("search sees", parts[0]), ("report is on", parts[2])):
+        return correlation.split(networks, config.labels, config.validation_labels, config.seed)
+
+    def _check_order(self) -> None:
+        """Refuse qualities that cannot be ordered, before a search and not behind it."""
+        for word, places in (("search sees", self.search), ("report is on", self.unseen)):
             try:
                 self._agreement(self.quality[places], places)
-            except EvaluationError as error:  # told before the search, not behind it
+            except EvaluationError as error:
                 raise ConfigError(
                     f"the {len(places)} qualities that the {word} have no order by "
                     f"{self.objective_name!r}: {error}; change --labels or --seed, ask for "
                     "--objective tau, or give a larger table"
                 ) from None
-        return parts
 
     @property
     def search(self) -> Indices:
@@ -307,6 +309,7 @@ class PredictionEvaluator:
 
     def protocol(self) -> dict[str, Any]:
         """Return everything that determines a value."""
+        self._check_order()
         return {
             **self.ranking_protocol(),
             "condition": f"{self.objective_name}, {len(self.search)} labels",
@@ -456,6 +459,12 @@ class PredictionEvaluator:
         seen = np.concatenate([self.search, self.validation])
         return correlation.ridge(table[seen], self.quality[seen], table[places])
 
+    def _reference_or_reason(self, name: str, places: Indices) -> Vector | Failed:
+        try:
+            return self._reference(name, places)
+        except (ConfigError, EvaluationError) as error:  # too few networks to learn from
+            return Failed(str(error))
+
     @cached_property
     def _params(self) -> Vector:
         """Number of parameters of each network; counting them takes a while."""
@@ -527,7 +536,7 @@ class PredictionEvaluator:
         """Return what one of `methods` says of all networks; see `rank`."""
         everyone = np.arange(len(self.quality))
         if name in REFERENCES:
-            return self._ranked(name, None, 1, self._reference(name, everyone))
+            return self._ranked(name, None, 1, self._reference_or_reason(name, everyone))
         return self._ranked(name, None, NAMED[name].sign, self._called(name, everyone))
 
     def _ranked(
