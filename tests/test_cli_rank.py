@@ -26,7 +26,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def search(table: Path, results: Path) -> list[str]:
-    words = ["search", "--space", "prediction", "--table", table, "--labels", 10]
+    few = table.with_name("few.toml")
+    few.write_text("[search]\nfirst_batch = 16\nbatch = 8\nfinalists = 3\n", encoding="utf-8")
+    words = ["search", "--config", few, "--space", "prediction", "--table", table, "--labels", 10]
     words += ["--validation-labels", 5, *QUICK, *BUDGET, "--results", results, "--json"]
     return [str(word) for word in words]
 
