@@ -116,7 +116,7 @@ def test_a_proxy_of_no_agreement_is_above_one_that_is_wrong(
     rows = [{**row, "loss": str(4 + n // 3)} for n, row in enumerate(starter_rows(12))]
     spoilt = write(tmp_path / "table.csv", rows)
     taus = {}
-    for text in ("n_layers", "0 - params", "params"):
+    for text in ("n_layers", "0 - ff_width", "ff_width"):
         said = run(
             "rank", "--proxy", text, "--table", spoilt, *QUICK, "--results", tmp_path, "--json"
         )
