@@ -371,7 +371,7 @@ def rank(
         evaluator=evaluator,
         options=_of_evaluator(locals()),
     )
-    with interruptible():
+    with interruptible("stopped"):
         found = rank_architectures(Workspace(results), order)
     present(found, as_json, console.ranking)
 

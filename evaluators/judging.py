@@ -76,16 +76,21 @@ class Jury:
         """Return one loss a network, 1 - tau in the mean, for paired tests; lower is better.
 
         With `within` those of the networks in strata that count, see `correlation.within`, each
-        against its own stratum; constant scores there are worth no order: 1.
+        against its own stratum; constant scores there are worth no order: 1. A stratum weighs by
+        its pairs, as it does in the objective.
         """
         if objective == "tau":
             return correlation.losses(scores, self.quality)
+        strata = self._counting()
+        pairs = np.array([len(members) * (len(members) - 1) for members in strata])
+        count = sum(map(len, strata))
         found = []
-        for members in self._counting():
-            if len(set(scores[members])) < 2:
-                found.append(np.ones(len(members)))
-            else:
-                found.append(correlation.losses(scores[members], self.quality[members]))
+        for members, share in zip(strata, pairs / pairs.sum(), strict=True):
+            ordered, quality = scores[members], self.quality[members]
+            differ = len(set(ordered)) > 1
+            alone = correlation.losses(ordered, quality) if differ else np.ones(len(members))
+            # Their mean over all networks counts each stratum by its share of the pairs.
+            found.append(1 + (alone - 1) * share * count / len(members))
         return np.concatenate(found)
 
     def _counting(self) -> list[Indices]:

@@ -206,6 +206,18 @@ class PredictionEvaluator:
         config = self.config
         return correlation.split(networks, config.labels, config.validation_labels, config.seed)
 
+    def _check_order(self) -> None:
+        """Refuse qualities that cannot be ordered, before a search and not behind it."""
+        for word, places in (("search sees", self.search), ("report is on", self.unseen)):
+            try:
+                self._agreement(self.quality[places], places)
+            except EvaluationError as error:
+                raise ConfigError(
+                    f"the {len(places)} qualities that the {word} have no order by "
+                    f"{self.objective_name!r}: {error}; change --labels or --seed, ask for "
+                    "--objective tau, or give a larger table"
+                ) from None
+
     @property
     def search(self) -> Indices:
         """Places of the networks whose quality the search sees."""
@@ -299,6 +311,7 @@ class PredictionEvaluator:
 
     def protocol(self) -> dict[str, Any]:
         """Return everything that determines a value."""
+        self._check_order()
         return {
             **self.ranking_protocol(),
             "condition": f"{self.objective_name}, {len(self.search)} labels",
@@ -437,16 +450,32 @@ class PredictionEvaluator:
 
     def _reference(self, name: str, places: Indices) -> Vector:
         """Return what depth, width and size alone say, or a regression on all labels seen."""
-        table = np.array([self._columns(a) for a in self.benchmark.architectures])
+        table = np.array(
+            [
+                self._columns(a, params)
+                for a, params in zip(self.benchmark.architectures, self._params, strict=True)
+            ]
+        )
         if name == "lexicographic":
             return correlation.lexicographic(list(table[places][:, :3].T))
         seen = np.concatenate([self.search, self.validation])
         return correlation.ridge(table[seen], self.quality[seen], table[places])
 
-    def _columns(self, architecture: Architecture) -> list[float]:
+    def _reference_or_reason(self, name: str, places: Indices) -> Vector | Failed:
+        try:
+            return self._reference(name, places)
+        except (ConfigError, EvaluationError) as error:  # too few networks to learn from
+            return Failed(str(error))
+
+    @cached_property
+    def _params(self) -> Vector:
+        """Number of parameters of each network; counting them takes a while."""
+        architectures = self.benchmark.architectures
+        return np.array([self.benchmark.model_terminals(a)["params"] for a in architectures])
+
+    def _columns(self, architecture: Architecture, params: float) -> list[float]:
         """Return depth, width and number of parameters, and then all else of a configuration."""
         first = (architecture.columns["depth"], architecture.columns["width"])
-        params = self.benchmark.model_terminals(architecture)["params"]
         return [*first, params, *(v for _, v in sorted(architecture.columns.items()))]
 
     def compare(
@@ -520,14 +549,14 @@ class PredictionEvaluator:
                 rows.append(evaluator._ranked(name, expression, sign, known))
             else:
                 rows.append(evaluator._ranked_method(name))
-        rows.sort(key=lambda row: -(row.get("tau") or -2.0))
+        rows.sort(key=lambda row: -_or_least(row.get("tau")))
         return {"protocol": evaluator.ranking_protocol(), "proxies": rows}
 
     def _ranked_method(self, name: str) -> dict[str, Any]:
         """Return what one of `methods` says of all networks; see `rank`."""
         everyone = np.arange(len(self.quality))
         if name in REFERENCES:
-            return self._ranked(name, None, 1, self._reference(name, everyone))
+            return self._ranked(name, None, 1, self._reference_or_reason(name, everyone))
         return self._ranked(name, None, NAMED[name].sign, self._called(name, everyone))
 
     def _ranked(
@@ -553,8 +582,7 @@ class PredictionEvaluator:
         """Return how long one proxy alone takes for a network of middle size, built anew."""
         if name in REFERENCES:
             return None
-        params = [self.benchmark.model_terminals(a)["params"] for a in self.benchmark.architectures]
-        middle = int(np.argsort(params)[len(params) // 2])
+        middle = int(np.argsort(self._params)[len(self._params) // 2])
         began = time.perf_counter()
         if expression is None:
             self._called(name, np.array([middle]))
@@ -570,7 +598,7 @@ class PredictionEvaluator:
             quality=self.quality[places],
             strata=[self.benchmark.strata(a) for a in chosen],
             networks=[a.network for a in chosen],
-            params=np.array([self.benchmark.model_terminals(a)["params"] for a in chosen]),
+            params=self._params[places],
             resamples=self.config.resamples,
             seed=self.config.seed,
         )
@@ -617,6 +645,11 @@ def _table(config: PredictionConfig, cache: Path) -> Path | None:
     if config.table:
         return Path(config.table)
     return keeping.table_in(cache.parent / "benchmarks", config.benchmark)
+
+
+def _or_least(tau: float | None) -> float:
+    """Return a correlation, or less than any where there is none."""
+    return -2.0 if tau is None else tau
 
 
 def _definitions() -> str:

@@ -6,6 +6,8 @@ candidates of a search share their features with others, so few are computed twi
 """
 
 import dataclasses
+import functools
+import inspect
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -25,7 +27,7 @@ from autoproxy.language.prediction import combine, features
 from autoproxy.language.program import Program
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
-from evaluators import cache
+from evaluators import cache, sites
 from evaluators.benchmarks.batches import batch_of
 from evaluators.benchmarks.table import Architecture, Benchmark
 from evaluators.sites import Collected, Sampling, Site, collect
@@ -120,7 +122,8 @@ class Scorer:
                 _save(path, found, f"{self.benchmark.name}:{architecture.id}")
                 cache.evict(self._folder, self._limit)
         if self.gathering.control == "noise":
-            sites = tuple(_noise(site, architecture.id) for site in found.sites)
+            name = f"{self.gathering.seed} {architecture.config!r}"  # equal networks, equal noise
+            sites = tuple(_noise(site, name) for site in found.sites)
             return Collected(sites, {})
         return found
 
@@ -140,6 +143,10 @@ class Scorer:
         return content_hash(
             {
                 "benchmark": self.benchmark.name,
+                # Weights that were trained are those of one table; others are of the config.
+                "trained": self.benchmark.digest if self.benchmark.weights else None,
+                "text": self.benchmark.text,
+                "definitions": _definitions(),
                 "config": repr(architecture.config),
                 "gathering": repr(dataclasses.replace(self.gathering, control=None)),
                 "wanted": sorted(self._wanted),
@@ -156,7 +163,8 @@ class Scorer:
     ) -> None:
         """Compute what is not known yet of these features, network by network."""
         if len(self._values) + len(asked) > FEATURES:
-            self._values = {f: v for f, v in self._values.items() if f in set(asked)}
+            kept = set(asked)
+            self._values = {f: v for f, v in self._values.items() if f in kept}
         for architecture in networks:
             key = self._key(architecture)
             if key not in self._model:
@@ -189,6 +197,12 @@ class Scorer:
         if lost:
             return Failed(f"no finite score for {lost} of {len(keys)} networks")
         return scores if len(scores) == len(keys) else scores.expand(len(keys))
+
+
+@functools.cache
+def _definitions() -> str:
+    """Return the hash of how tensors are measured."""
+    return content_hash(inspect.getsource(sites))
 
 
 @contextmanager
@@ -276,7 +290,7 @@ def _noise(site: Site, name: str) -> Site:
             continue
         digest = content_hash([name, site.name, terminal])
         generator = torch.Generator().manual_seed(int(digest[:15], 16))
-        noise = torch.randn(value.shape, generator=generator)
+        noise = torch.randn(value.shape, generator=generator).to(value.device)
         drawn[terminal] = noise.abs() if known.nonnegative else noise
     return dataclasses.replace(site, terminals=drawn)
 
@@ -309,6 +323,6 @@ def _load(path: Path) -> Collected | None:
                 number, _, terminal = key.partition("/")
                 sites[int(number)].terminals[terminal] = file.get_tensor(key)
             numbers = {name: float(value) for name, value in facts["numbers"].items()}
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError):
         return None
     return Collected(sites, numbers)

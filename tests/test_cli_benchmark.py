@@ -183,6 +183,19 @@ def test_the_starter_networks_are_trained_and_tabulated(
     assert not (tmp_path / "results").exists()  # nothing stands in for the table that ships
 
 
+def test_a_table_put_where_commands_look_serves_both_halves(
+    run: Run, training: tuple[str, ...], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    (results / "benchmarks").mkdir(parents=True)
+    table = results / "benchmarks" / "starter.csv"
+    assert run(*training, "--out", table).code == 0
+    listed = run("benchmark", "list", "--results", results, "--json").json["benchmarks"]
+    found = {row["name"]: (row["state"], row["table"]) for row in listed}
+    assert found["starter"] == ("built", str(table))
+    assert found["starter-varied"] == ("unusable", str(table))  # none of these twelve is varied
+
+
 def test_training_that_was_stopped_goes_on_to_the_same_table(
     run: Run, training: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +260,8 @@ def test_networks_of_another_budget_are_not_mixed(
     monkeypatch.setattr(train_starter, "Budget", lambda: longer)
     next(iter((tmp_path / "work").glob("*.0.json"))).unlink()
     refused(run(*training), "another budget", "another work folder")
+    min((tmp_path / "work").glob("*.json")).write_text("{", encoding="utf-8")
+    refused(run(*training), "is not what training leaves", "train again")
     refused(run(*training[:-4], "--text", tmp_path, *training[-2:]), "no training text here")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ COLLECTOR = "prediction"
 
 
 def find_metric(
-    workspace: Workspace, word: str, space: str
+    workspace: Workspace, word: str, space: str, besides: Iterable[str] = ()
 ) -> tuple[str, Expression, dict[str, str]]:
     """Return name, expression and data sheet of what `word` stands for.
 
@@ -40,6 +40,7 @@ def find_metric(
         word: Name of a hand-made metric of `space`, of a run, a metric's JSON file, or an
             expression.
         space: Name of the space whose hand-made metrics are looked at.
+        besides: Further names that could have been meant, for the message.
 
     Raises:
         ExpressionError: It is none of these; the message says where the text is malformed.
@@ -61,7 +62,7 @@ def find_metric(
     except ExpressionError as error:
         if not re.fullmatch(r"[\w.+-]+", word) or word in VOCABULARY:
             raise
-        known = [*baselines, *workspace.runs()]
+        known = [*baselines, *workspace.runs(), *besides]
         raise ConfigError(
             f"{unknown_name('metric', word, known)}\n(read as an expression: {error})"
         ) from None

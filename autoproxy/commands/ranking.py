@@ -1,6 +1,6 @@
 """Architectures in the order that proxies give them, and how well that order was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]
     methods = loading.methods(order.evaluator)
     asked: dict[str, tuple[Expression | None, int]] = {}
     for word in order.proxies:
-        found = None if word in methods else _proxy(workspace, word, order.space)
+        found = None if word in methods else _proxy(workspace, word, order.space, methods)
         asked[word] = found, known[word].sign if word in known else 1
     if order.every:
         asked |= {name: (baseline.expression, baseline.sign) for name, baseline in known.items()}
@@ -61,8 +61,8 @@ def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]
     return dict(ranker.rank(said, asked, cache=workspace.cache))
 
 
-def _proxy(workspace: Workspace, word: str, space: str) -> Expression:
-    _, expression, _ = find_metric(workspace, word, space)
+def _proxy(workspace: Workspace, word: str, space: str, methods: Iterable[str]) -> Expression:
+    _, expression, _ = find_metric(workspace, word, space, besides=methods)
     kind = kind_of(expression)
     if kind is not Kind.MODEL:
         raise ConfigError(

@@ -13,7 +13,6 @@ from autoproxy.export.python import (
     check_name,
     helper,
     letters,
-    number,
     parameter,
     plain,
     tensor_name,
@@ -276,7 +275,8 @@ class _Score:
         if node.head in AGGREGATIONS:
             return f"{name}({self._columns[node.operands[0]]})"
         if node.head == "pow":
-            return f"{name}({self._emit(node.operands[0])}, {number(node.operands[1])})"
+            exponent = node.operands[1].value  # all digits: short ones are the same in float32 only
+            return f"{name}({self._emit(node.operands[0])}, {exponent!r})"
         return f"{name}({', '.join(map(self._emit, node.operands))})"
 
 

@@ -1,5 +1,7 @@
 """The token ids that statistics of a benchmark's networks are gathered on."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -29,12 +31,17 @@ def batch_of(benchmark: Benchmark, sequences: int, tokens: int, seed: int) -> Te
         )
     if benchmark.text == "zipf":
         return zipf_ids(benchmark.vocabulary, sequences, tokens, seed)
-    content = topics(TEXT).content
-    if benchmark.text == "bytes":
-        ids = torch.frombuffer(bytearray(content.encode()), dtype=torch.uint8).long()
-    else:
-        tokenizer = load_tokenizer(benchmark.text)
-        ids = torch.tensor(tokenizer.encode(content, add_special_tokens=False, verbose=False))
+    ids = _read(benchmark.text)
     draw = torch.Generator().manual_seed(seed)
     starts = torch.randint(len(ids) - tokens + 1, (sequences,), generator=draw)
     return torch.stack([ids[start : start + tokens] for start in starts.tolist()])
+
+
+@functools.lru_cache(maxsize=2)
+def _read(text: str) -> Tensor:
+    """Return all ids of the text, read once: it takes longer than a small network does."""
+    content = topics(TEXT).content
+    if text == "bytes":
+        return torch.frombuffer(bytearray(content.encode()), dtype=torch.uint8).long()
+    tokenizer = load_tokenizer(text)
+    return torch.tensor(tokenizer.encode(content, add_special_tokens=False, verbose=False))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoproxy.errors import ConfigError
+from autoproxy.errors import ConfigError, StorageError
 from evaluators.benchmarks.starter_space import LENGTH, StarterArchitecture, architectures
 from evaluators.networks.decoder import Decoder
 from evaluators.train_starter import Corpus, read_corpus
@@ -147,6 +147,7 @@ def train_all(
 
     Raises:
         ConfigError: What is trained learned another text, or got another budget.
+        StorageError: A file in `folder` is damaged.
     """
     text, apart = (part.to(device) for part in read_bytes(corpus))
     what = {
@@ -184,13 +185,18 @@ def train_all(
 def _check_alike(folder: Path, what: dict[str, Any]) -> None:
     """See that the first network that is trained, if any, learned as this one will."""
     for path in sorted(folder.glob("*.json"))[:1]:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("budget", "text"):
-            if held.get(name) != what[name]:
-                raise ConfigError(
-                    f"{folder} holds networks trained with another {name}, and losses of the two "
-                    "could not be compared; give the same, or another work folder"
-                )
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            differs = [name for name in ("budget", "text") if held[name] != what[name]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(
+                f"{path} is not what training leaves: {error!r}; remove it and train again"
+            ) from error
+        if differs:
+            raise ConfigError(
+                f"{folder} holds networks trained with another {differs[0]}, and losses of the "
+                "two could not be compared; give the same, or another work folder"
+            )
 
 
 @contextlib.contextmanager

@@ -17,11 +17,14 @@ import torch
 from autoproxy.evaluation import Evaluator, Failed, Measured, Outcome
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
+from evaluators import scoring
+from evaluators.prediction import PredictionEvaluator
 from evaluators.pruning import PruningEvaluator
 from evaluators.several import SeveralEvaluator
 from evaluators.shrinking import ShrinkingEvaluator
 from tests.conformance.evaluator_contract import EvaluatorContract, Make
 from tests.conformance.toy import ToyEvaluator
+from tests.evaluators.tables import starter_rows, write
 from tests.evaluators.tiny import hook_count, save, state, tiny_model, tiny_options
 
 
@@ -181,6 +184,60 @@ class TestSeveralConditions(EvaluatorContract):
         assert isinstance(evaluator, SeveralEvaluator)
         layers = evaluator.conditions[0].loaded.model.get_submodule("model.layers")
         return mock.patch.object(layers[-1], "forward", side_effect=RuntimeError("out of memory"))  # type: ignore[index]
+
+
+class TestPrediction(EvaluatorContract):
+    """Orders of tiny decoders whose qualities grow with their size.
+
+    A formula and its negative are one candidate of one value, but each keeps its own sign among
+    the details, which the contract would take for a difference: `test_prediction.py` has them.
+    """
+
+    ALIKE = (
+        "n_layers",
+        "square(n_layers)",
+        "mul(3, params)",
+        "params",
+        "add(params, 1)",
+        "layers_sum(all_norm(g))",
+        "log(layers_sum(all_norm(g)))",
+        "layers_mean(erank(W))",
+    )
+    BETTER = "mul(n_layers, width)"
+    WORSE = "layers_mean(all_mean(W))"
+    CONSTANT = (
+        "mul(0, params)",
+        "sub(layers_sum(all_norm(W)), layers_sum(all_norm(W)))",
+        "tanh(add(100, square(layers_mean(all_mean(W)))))",
+    )
+    INFINITE = (
+        "layers_sum(mul(1e38, mul(1e38, add(1, all_sum(square(W))))))",
+        "layers_min(sub(mul(1e38, exp(add(80, all_max(W)))), mul(1e38, exp(add(81, all_max(W))))))",
+    )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Make:
+        folder = tmp_path_factory.mktemp("prediction")
+        table = write(folder / "table.csv", starter_rows())
+        options = {"table": str(table), "objective": "tau", "sequences": 1, "tokens": 10}
+
+        def made() -> PredictionEvaluator:
+            evaluator = PredictionEvaluator.from_options(
+                {**options, "unlabelled": 6}, cache=folder / "cache", notice=refuse
+            )
+            evaluator.prepare(frozenset({"W", "g"}))
+            return evaluator
+
+        return made
+
+    def state(self, evaluator: Evaluator) -> object:
+        assert isinstance(evaluator, PredictionEvaluator)
+        split = evaluator.search, evaluator.validation, evaluator.unseen
+        return evaluator.benchmark, evaluator.quality.tolist(), [part.tolist() for part in split]
+
+    def broken(self, evaluator: Evaluator) -> AbstractContextManager[object]:
+        return mock.patch.object(scoring, "combine", side_effect=RuntimeError("out of memory"))
 
 
 class TestToy(EvaluatorContract):

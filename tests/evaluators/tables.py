@@ -3,6 +3,9 @@
 import csv
 from pathlib import Path
 
+from evaluators.benchmarks.starter_space import LENGTH, VOCABULARY, parameters
+from evaluators.networks.decoder import ACTIVATIONS, NORMS, POSITIONS, DecoderConfig
+
 Rows = list[dict[str, str]]
 
 
@@ -58,3 +61,46 @@ def without(rows: Rows, column: str) -> Rows:
 def changed(rows: Rows, number: int, **cells: str) -> Rows:
     """Return rows one of which has other cells."""
     return [row | cells if n == number else row for n, row in enumerate(rows)]
+
+
+def starter_rows(count: int = 24) -> Rows:
+    """Return rows of tiny decoders in three cells of equal depth and width, all different.
+
+    Qualities grow with size and, within a cell, with the number of heads and the width of the
+    feed-forwards, and no two are equal.
+    """
+    return [_starter_row(n) for n in range(count)]
+
+
+def _starter_row(number: int) -> dict[str, str]:
+    depth, width = ((1, 16), (2, 16), (3, 8))[number % 3]
+    member = number // 3
+    heads, ff_width = (1, 2, 4)[member % 3], 12 + 4 * (member * 5 % 8)
+    config = DecoderConfig(
+        width=width,
+        heads=(heads,) * depth,
+        kv_heads=(1,) * depth,
+        ff_widths=(ff_width,) * depth,
+        norm=NORMS[member % 2],
+        activation=ACTIVATIONS[number % 3],
+        position=POSITIONS[member % 4],
+        vocabulary=VOCABULARY,
+        length=LENGTH,
+    )
+    loss = 4 - 0.02 * depth * width - 0.03 * heads - 0.004 * ff_width + 0.001 * (number * 7 % 24)
+    return {
+        "id": f"t{number:02}",
+        "cell": f"{depth}x{width}",
+        "width": str(width),
+        "depth": str(depth),
+        "heads": " ".join([str(heads)] * depth),
+        "kv_heads": " ".join(["1"] * depth),
+        "ff_widths": " ".join([str(ff_width)] * depth),
+        "norm": config.norm,
+        "activation": config.activation,
+        "position": config.position,
+        "parameters": str(parameters(config)),
+        "loss": f"{loss:.6f}",
+        "loss_seed1": "",
+        "loss_seed2": "",
+    }

@@ -1,0 +1,380 @@
+"""Predictions measured on tiny decoders: what may be known when, and that nothing else decides."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from autoproxy.errors import AutoproxyError, ConfigError
+from autoproxy.evaluation import Failed, Fingerprint, Measured, Outcome
+from autoproxy.language.parse import parse
+from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from tests.evaluators.tables import Rows, changed, starter_rows, without, write
+
+OPTIONS: Mapping[str, Any] = {
+    "labels": 10,
+    "validation_labels": 5,
+    "unlabelled": 4,
+    "sequences": 1,
+    "tokens": 10,
+    "resamples": 100,
+}
+WANTED = frozenset({"W", "x", "x_norm"})  # no backward pass, so it is quick
+FORMULAS = (
+    "params",
+    "layers_sum(all_norm(W))",
+    "layers_mean(erank(W))",
+    "div(layers_sum(all_norm(x)), n_layers)",
+    "layers_max(all_mean(abs(W)))",
+    "neg(layers_std(all_sum(x_norm)))",
+    "sub(params, params)",
+)
+
+Make = Callable[..., PredictionEvaluator]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Return a function that opens the evaluator on some rows; all share one cache."""
+    folder = tmp_path_factory.mktemp("prediction")
+
+    def open_it(rows: Rows | None = None, **options: Any) -> PredictionEvaluator:
+        path = write(folder / "table.csv", starter_rows() if rows is None else rows)
+        config = PredictionConfig.from_options({"table": str(path), **OPTIONS, **options})
+        evaluator = PredictionEvaluator(config, cache=folder / "cache")
+        evaluator.prepare(WANTED)
+        return evaluator
+
+    return open_it
+
+
+@pytest.fixture(scope="module")
+def evaluator(make: Make) -> PredictionEvaluator:
+    return make()
+
+
+def seen(outcomes: Sequence[Outcome]) -> list[object]:
+    return [
+        o.reason if isinstance(o, Failed) else (o.value, o.fidelity, dict(o.details))
+        for o in outcomes
+    ]
+
+
+def searched(evaluator: PredictionEvaluator) -> list[object]:
+    """Return all that a search learns before its finals."""
+    expressions = [parse(text) for text in FORMULAS]
+    probed = [
+        f.reason if isinstance(f, Failed) else f.digest for f in evaluator.behaviour(expressions)
+    ]
+    return [
+        *seen(list(evaluator.measure(expressions, 1.0))),
+        *probed,
+        *[evaluator.identity(e) for e in expressions],
+    ]
+
+
+def digest(evaluator: PredictionEvaluator, text: str) -> str:
+    (found,) = evaluator.behaviour([parse(text)])
+    assert isinstance(found, Fingerprint), found
+    return found.digest
+
+
+def value(evaluator: PredictionEvaluator, text: str) -> Measured:
+    (found,) = evaluator.measure([parse(text)], 1.0)
+    assert isinstance(found, Measured), found
+    return found
+
+
+# --- who sees what ----------------------------------------------------------------------------
+
+
+def test_the_split_parts_all_networks(make: Make) -> None:
+    parts = []
+    for seed in range(5):
+        evaluator = make(seed=seed)
+        split = evaluator.search, evaluator.validation, evaluator.unseen
+        assert [len(part) for part in split] == [10, 5, 9]
+        assert sorted(np.concatenate(split).tolist()) == list(range(24))
+        parts.append(tuple(evaluator.search.tolist()))
+    assert len(set(parts)) == 5
+    assert tuple(make(seed=0).search.tolist()) == parts[0]
+
+
+def test_no_more_than_half_of_the_labels_are_seen(make: Make) -> None:
+    evaluator = make(labels=1000, validation_labels=1000)
+    assert len(evaluator.search) == 12
+    assert len(evaluator.validation) == 6
+    assert evaluator.protocol()["labels"] == 12
+
+
+def test_rows_of_one_trained_network_never_part(make: Make) -> None:
+    """Two rows of one config are one network, even with two qualities."""
+    rows = starter_rows(12)
+    twins = [{**row, "id": row["id"] + "b", "loss": f"{float(row['loss']) + 0.01}"} for row in rows]
+    for seed in range(6):
+        evaluator = make([*rows, *twins], seed=seed)
+        for part in (evaluator.search, evaluator.validation, evaluator.unseen):
+            assert {place % 12 for place in part if place < 12} == {
+                place % 12 for place in part if place >= 12
+            }
+
+
+def relabelled(evaluator: PredictionEvaluator, places: Sequence[int]) -> Rows:
+    """Return the table with the qualities at some places handed round."""
+    rows = starter_rows()
+    losses = [rows[place]["loss"] for place in places]
+    for place, loss in zip(places, [*losses[1:], losses[0]], strict=True):
+        rows[place] = {**rows[place], "loss": loss}
+    return rows
+
+
+@pytest.mark.parametrize("objective", ["tau", "within"])
+def test_labels_beyond_the_search_decide_nothing_in_it(make: Make, objective: str) -> None:
+    before = make(objective=objective)
+    found = searched(before)
+    hidden = [*before.validation.tolist(), *before.unseen.tolist()]
+    after = make(relabelled(before, hidden), objective=objective)
+    assert (after.quality[hidden] != before.quality[hidden]).all()
+    assert after.search.tolist() == before.search.tolist()
+    assert searched(after) == found
+    known = make(relabelled(before, before.search.tolist()), objective=objective)
+    assert searched(known) != found  # those of the search do
+
+
+def test_labels_of_the_report_decide_no_winner_and_no_sign(make: Make) -> None:
+    before = make()
+    after = make(relabelled(before, before.unseen.tolist()))
+    for text in FORMULAS[:-1]:
+        expression = parse(text)
+        assert after.confirm(expression) == before.confirm(expression)
+    for candidate in (*map(parse, FORMULAS[:-1]), "ridge", "lexicographic"):
+        ours, theirs = (e.oriented(candidate, e.unseen) for e in (before, after))
+        assert ours is not None
+        assert theirs is not None
+        assert ours.tolist() == theirs.tolist()
+    (one,), (other,) = (list(e.report([parse("params")], [0])) for e in (before, after))
+    assert one["tau"] != other["tau"]
+
+
+def test_the_sign_is_that_of_the_search(make: Make) -> None:
+    """A formula that is right on the search and wrong elsewhere stays as wrong as it is."""
+    before = make(objective="tau")
+    rows = starter_rows()
+    for place in before.search:
+        rows[place]["loss"] = str(9 - float(rows[place]["parameters"]) / 1e4)
+    for place in before.unseen:
+        rows[place]["loss"] = str(9 + float(rows[place]["parameters"]) / 1e4)
+    turned = make(rows, objective="tau")
+    assert value(turned, "params").value == pytest.approx(1)
+    for text, orientation in (("params", 1), ("neg(params)", -1)):
+        assert value(turned, text).details["orientation"] == orientation
+        (row,) = turned.report([parse(text)], [0])
+        assert row["tau"] == pytest.approx(-1)
+        assert row["networks"] == len(turned.unseen)
+
+
+# --- values -----------------------------------------------------------------------------------
+
+
+def test_values_are_rank_correlations_of_the_search(evaluator: PredictionEvaluator) -> None:
+    params = [a.columns["parameters"] for a in evaluator.benchmark.architectures]
+    places = evaluator.search
+    cells = [evaluator.strata[place] for place in places]
+    above = below = 0.0
+    for cell in set(cells):
+        rows = [p for p, c in zip(places, cells, strict=True) if c == cell]
+        if len(rows) < 3:
+            continue
+        pairs = len(rows) * (len(rows) - 1) / 2
+        tau = stats.kendalltau([params[r] for r in rows], evaluator.quality[rows]).statistic
+        above += pairs * tau
+        below += pairs
+    assert evaluator.objective.name == "within"
+    assert value(evaluator, "params").value == pytest.approx(abs(above / below))
+
+
+@pytest.mark.parametrize("objective", ["tau", "within"])
+def test_losses_of_finalists_are_one_less_tau_in_the_mean(make: Make, objective: str) -> None:
+    evaluator = make(objective=objective)
+    places = np.sort(np.concatenate([evaluator.search, evaluator.validation]))
+    for text in FORMULAS[:4]:
+        losses = evaluator.confirm(parse(text))
+        found = evaluator.jury(places).judge(
+            value(evaluator, text).details["orientation"]
+            * np.asarray(evaluator.scorer().scores([parse(text)], places.tolist())[0])
+        )[objective]
+        assert found is not None
+        assert np.mean(losses) == pytest.approx(1 - found)
+    (inverse,) = evaluator.measure([parse("sub(params, params)")], 1.0)
+    assert inverse == Failed("it gives every network the same score")
+    assert evaluator.confirm(parse("layers_sum(all_norm(g))")) == (math.inf,)
+
+
+def test_the_objective_counts_cells_alone(make: Make) -> None:
+    """What tells cells apart, and nothing inside them, is worth much by one and nothing else."""
+    rows = [
+        {**row, "loss": str(9 - float(row["depth"]) + n / 1e4)}
+        for n, row in enumerate(starter_rows())
+    ]
+    within, over_all = (make(rows, objective=o) for o in ("within", "tau"))
+    assert value(over_all, "n_layers").value > 0.7
+    assert value(within, "n_layers").value == 0
+    (row,) = within.report([parse("n_layers")], [0])
+    assert row["within"] == 0
+    assert row["tau"] > 0.6
+
+
+def test_behaviour_is_the_order_whatever_its_sign(evaluator: PredictionEvaluator) -> None:
+    formula = "layers_mean(erank(W))"
+    same = digest(evaluator, formula)
+    for text in (f"mul(2, {formula})", f"neg({formula})", f"exp({formula})", f"sub(3, {formula})"):
+        assert digest(evaluator, text) == same, text
+        assert value(evaluator, text).value == pytest.approx(value(evaluator, formula).value)
+    others = {digest(evaluator, text) for text in FORMULAS[:-1]}
+    assert len(others) == len(FORMULAS) - 1
+    assert evaluator.identity(parse(formula)) == same
+
+
+def test_behaviour_looks_beyond_the_search(make: Make) -> None:
+    """Two formulas of one order on the search alone are told apart by unlabelled networks."""
+    alone, beyond = make(unlabelled=0), make(unlabelled=9)
+    assert len(alone._probed) == 10
+    assert len(beyond._probed) == 19
+    assert not set(beyond._probed) & set(beyond.validation.tolist())
+    assert digest(alone, "params") != digest(beyond, "params")
+
+
+def test_constant_formulas_are_hopeless(evaluator: PredictionEvaluator) -> None:
+    told = Failed("it gives every network the same score")
+    (found,) = evaluator.behaviour([parse("sub(params, params)")])
+    assert found == told
+    assert evaluator.identity(parse("sub(params, params)")) == told
+    assert list(evaluator.measure([parse("sub(params, params)")], 1.0)) == [told]
+
+
+# --- the report -------------------------------------------------------------------------------
+
+
+def test_reports_are_on_unseen_networks(evaluator: PredictionEvaluator) -> None:
+    params = np.array([a.columns["parameters"] for a in evaluator.benchmark.architectures])
+    candidates = [parse("params"), "lexicographic", "ridge", parse("sub(params, params)")]
+    rows = list(evaluator.report(candidates, [0, 1]))
+    assert [(row["seed"], row["index"]) for row in rows] == [
+        (s, i) for s in (0, 1) for i in range(4)
+    ]
+    unseen = evaluator.unseen
+    tau = stats.kendalltau(params[unseen], evaluator.quality[unseen]).statistic
+    sign = value(evaluator, "params").details["orientation"]
+    assert rows[0]["tau"] == pytest.approx(sign * tau)
+    assert {row["networks"] for row in rows} == {len(unseen)}
+    assert [rows[3][name] for name in ("tau", "within", "tied")] == [0, 0, 1]
+    for row in rows:
+        assert all(math.isfinite(v) for v in row.values())
+    names = {column["name"] for column in evaluator.report_protocol()["columns"]}
+    assert {"tau", "within", "rho", "recall", "tied", "networks"} <= names
+    assert evaluator.report_protocol()["columns"][0]["name"] == "within"
+
+
+def test_the_ridge_is_fitted_to_labels_that_were_seen(evaluator: PredictionEvaluator) -> None:
+    found = evaluator.oriented("ridge", evaluator.unseen)
+    assert found is not None
+    assert stats.kendalltau(found, evaluator.quality[evaluator.unseen]).statistic > 0.5
+
+
+def test_other_draws_are_other_weights(evaluator: PredictionEvaluator) -> None:
+    formula = parse("layers_sum(all_norm(W))")
+    first, other = (evaluator.oriented(formula, evaluator.unseen, draw) for draw in (0, 1))
+    assert first is not None
+    assert other is not None
+    assert (first != other).all()
+    again = evaluator.oriented(formula, evaluator.unseen, 0)
+    assert again is not None
+    assert again.tolist() == first.tolist()
+
+
+def test_comparisons_are_on_unseen_networks(evaluator: PredictionEvaluator) -> None:
+    others = {"erank": parse("layers_mean(erank(W))"), "ridge": "ridge"}
+    found = evaluator.compare(
+        parse("params"), {**others, "missing": parse("layers_sum(all_norm(g))")}
+    )
+    assert set(found) == {"erank", "ridge"}
+    (mine, theirs) = evaluator.report([parse("params"), "ridge"], [0])
+    assert found["ridge"]["difference"] == pytest.approx(mine["within"] - theirs["within"])
+    assert evaluator.compare(parse("layers_sum(all_norm(g))"), others) == {}
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (without(starter_rows(), "heads"), "missing columns: heads"),
+        (changed(starter_rows(), 3, activation="tanh"), "row 5, column activation: 'tanh'"),
+        (changed(starter_rows(), 3, id="t00"), "'t00' was in row 2 already"),
+        (changed(starter_rows(), 3, loss="nan"), "row 5, column loss: 'nan'"),
+        (changed(starter_rows(), 3, loss=""), "row 5, column loss: ''"),
+        (changed(starter_rows(), 3, loss="inf"), "row 5, column loss: 'inf'"),
+        (changed(starter_rows(), 3, parameters="1"), "row 5, column parameters: '1'"),
+        (changed(starter_rows(), 3, heads="3"), "row 5, column heads: '3'"),
+        ([{**row, "loss": "2.5"} for row in starter_rows()], "every row has 2.5"),
+        (starter_rows(9), "9 architectures; an order needs at least 10 rows"),
+        ([{**row, "cell": "varied"} for row in starter_rows()], "0 architectures"),
+    ],
+)
+def test_tables_that_cannot_serve(make: Make, rows: Rows, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make(rows)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"labels": 2}, "labels must be at least 3, got 2"),
+        ({"labels": "many"}, "labels must be int, got 'many'"),
+        ({"labels": True}, "labels must be int, got True"),
+        ({"limit": 9}, "limit must be at least 10, got 9"),
+        ({"limit": 10, "validation_labels": 5}, "too few"),
+        ({"validation_labels": 2}, "validation 0 or at least 3"),
+        ({"objective": "rho"}, "unknown objective 'rho'"),
+        ({"control": "noize"}, "unknown control 'noize'; did you mean 'noise'"),
+        ({"benchmark": "starters"}, "did you mean 'starter'"),
+        ({"label": 3}, "unknown option of predictions 'label'"),
+        ({"cache_limit": "much"}, "'much' is no size"),
+        ({"device": "tpu9"}, "tpu9"),
+        ({"tokens": 97}, "take 96 tokens at most, got 97"),
+        ({"table": "/nowhere/table.csv"}, "/nowhere/table.csv"),
+    ],
+)
+def test_options_that_cannot_be(make: Make, options: dict[str, Any], said: str) -> None:
+    def asked() -> None:
+        list(make(**options).measure([parse("layers_sum(all_norm(W))")], 1.0))
+
+    with pytest.raises(AutoproxyError) as refused:
+        asked()
+    assert said in str(refused.value)
+
+
+def test_qualities_that_are_equal_where_the_search_looks(make: Make) -> None:
+    """The table has two qualities; the labels that were drawn have one."""
+    before = make(objective="tau")
+    rows = [{**row, "loss": "2.5"} for row in starter_rows()]
+    rows[int(before.unseen[0])]["loss"] = "3"
+    for objective, said in (
+        ("tau", "all 10 numbers are equal"),
+        ("within", "3 architectures of different"),
+    ):
+        evaluator = make(rows, objective=objective)
+        with pytest.raises(ConfigError, match=f"the 10 qualities that the search sees.*{said}"):
+            evaluator.protocol()
+
+
+def test_cells_too_small_to_order_inside(make: Make) -> None:
+    rows = [{**row, "cell": f"cell {n // 2}"} for n, row in enumerate(starter_rows())]
+    with pytest.raises(ConfigError, match="--objective tau"):
+        make(rows).protocol()
+    assert value(make(rows, objective="tau"), "params").value >= 0
