@@ -51,7 +51,7 @@ def find_metric(
         expression = canonical(baselines[word].expression)
         sheet = {"source": baselines[word].source}
         if kind_of(expression) is Kind.MODEL:
-            sheet[ORIENTATION] = _oriented(baselines[word].sign)
+            sheet[ORIENTATION] = oriented(baselines[word].sign)
         return word, expression, sheet
     if word in workspace.runs():
         return _of_run(workspace, word)
@@ -177,7 +177,8 @@ def _order_of_networks(expression: Expression, space: str) -> dict[str, Any]:
     }
 
 
-def _oriented(sign: float) -> str:
+def oriented(sign: float) -> str:
+    """Return what a data sheet says of the sign of a prediction."""
     return "larger is better" if sign > 0 else "smaller is better"
 
 
@@ -286,7 +287,7 @@ def _prediction_sheet(protocol: Mapping[str, Any], summary: Mapping[str, Any]) -
     sheet = {word: str(protocol[word]) for word in words if protocol.get(word) is not None}
     sign = summary["winner"].get("details", {}).get("orientation")
     if sign is not None:
-        sheet[ORIENTATION] = _oriented(sign)
+        sheet[ORIENTATION] = oriented(sign)
     return sheet | _value(summary)
 
 

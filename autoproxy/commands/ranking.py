@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoproxy.commands import loading
-from autoproxy.commands.metrics import find_metric
+from autoproxy.commands.metrics import find_metric, oriented
 from autoproxy.commands.workspace import Workspace
 from autoproxy.errors import ConfigError
+from autoproxy.export.proxy import ORIENTATION
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
@@ -51,8 +52,9 @@ def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]
     methods = loading.methods(order.evaluator)
     asked: dict[str, tuple[Expression | None, int]] = {}
     for word in order.proxies:
-        found = None if word in methods else _proxy(workspace, word, order.space, methods)
-        asked[word] = found, known[word].sign if word in known else 1
+        asked[word] = (
+            (None, 1) if word in methods else _proxy(workspace, word, order.space, methods)
+        )
     if order.every:
         asked |= {name: (baseline.expression, baseline.sign) for name, baseline in known.items()}
         asked |= dict.fromkeys(methods, (None, 1))
@@ -61,12 +63,15 @@ def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]
     return dict(ranker.rank(said, asked, cache=workspace.cache))
 
 
-def _proxy(workspace: Workspace, word: str, space: str, methods: Iterable[str]) -> Expression:
-    _, expression, _ = find_metric(workspace, word, space, besides=methods)
+def _proxy(
+    workspace: Workspace, word: str, space: str, methods: Iterable[str]
+) -> tuple[Expression, int]:
+    """Return the expression that a word stands for, and its sign: 1 where large is good."""
+    _, expression, sheet = find_metric(workspace, word, space, besides=methods)
     kind = kind_of(expression)
     if kind is not Kind.MODEL:
         raise ConfigError(
             f"{word!r} is of kind {kind.value}, but a proxy gives one number for a whole network; "
             "put an aggregation over layers on top, such as layers_sum(all_sum(...))"
         )
-    return expression
+    return expression, -1 if sheet.get(ORIENTATION) == oriented(-1) else 1
