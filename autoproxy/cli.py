@@ -105,6 +105,7 @@ Draw = Annotated[int | None, typer.Option(help="Seed of initial weights and of t
 Control = Annotated[
     str | None, typer.Option(help="'noise': every tensor replaced by noise of its shape.")
 ]
+Jobs = Annotated[int | None, typer.Option(help="Processes that read networks; default: all.")]
 CacheLimit = Annotated[
     str | None, typer.Option(help="How large the cache of statistics may grow, such as 5GB.")
 ]
@@ -146,6 +147,7 @@ EVALUATOR_OPTIONS = (
     "rows",
     "draw",
     "control",
+    "jobs",
 )
 """Parameters of the commands that go to the evaluator as they are; `seed` is not always its own."""
 
@@ -224,6 +226,7 @@ def search(
     rows: Rows = None,
     draw: Draw = None,
     control: Control = None,
+    jobs: Jobs = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -352,6 +355,7 @@ def rank(
     rows: Rows = None,
     draw: Draw = None,
     control: Control = None,
+    jobs: Jobs = None,
     space: Annotated[str, typer.Option(help="Space that has the proxies.")] = "prediction",
     evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "prediction",
     device: Device = None,

@@ -21,7 +21,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.prediction import features
 from autoproxy.seeding import stream
 from evaluators.benchmarks.table import open_benchmark
-from evaluators.scoring import Gathering, Scorer, Scores
+from evaluators.scoring import Gathering, Reader, Scorer, Scores
 from search_spaces.prediction import DATA_ONLY
 
 
@@ -56,7 +56,8 @@ def main() -> None:
 
 def _scorer(folder: str, wanted: frozenset[str]) -> Scorer:
     benchmark = open_benchmark("starter", None)
-    return Scorer(benchmark, Gathering(), wanted=wanted, folder=Path(folder), limit=8 * 10**9)
+    limit = 8 * 10**9
+    return Scorer(Reader(benchmark, Gathering(), wanted=wanted, folder=Path(folder), limit=limit))
 
 
 def _timed(

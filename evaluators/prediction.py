@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, get_args
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -38,7 +39,7 @@ from evaluators.judging import Jury
 from evaluators.models import find_device
 from evaluators.proxies import NAMED
 from evaluators.proxies import score as score_by_name
-from evaluators.scoring import Gathering, Scorer, one_thread
+from evaluators.scoring import Gathering, Reader, Scorer, one_thread
 
 Vector = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -110,6 +111,7 @@ class PredictionConfig:
         device: `cpu`, `cuda`, ...
         resamples: Of the bootstrap.
         cache_limit: How large the folder of statistics may grow; decides no value.
+        jobs: Processes that read networks; None for one a core. Decides no value.
     """
 
     benchmark: str = "starter"
@@ -129,6 +131,7 @@ class PredictionConfig:
     device: str = "cpu"
     resamples: int = 1000
     cache_limit: str = "8GB"
+    jobs: int | None = None
 
     def __post_init__(self) -> None:
         for word, value, known in (
@@ -147,6 +150,7 @@ class PredictionConfig:
             ("rows", 0),
             ("resamples", 100),
             ("limit", 10),
+            ("jobs", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -289,13 +293,14 @@ class PredictionEvaluator:
         """Return what scores networks with the initial weights and the batch of a seed."""
         draw = self.config.draw if draw is None else draw
         if draw not in self._scorers:
-            self._scorers[draw] = Scorer(
+            reader = Reader(
                 self.benchmark,
                 self._gathering(draw),
                 wanted=self._wanted,
                 folder=self._cache,
                 limit=size_of(self.config.cache_limit),
             )
+            self._scorers[draw] = Scorer(reader, jobs=self.config.jobs or joblib.cpu_count())
         return self._scorers[draw]
 
     def _gathering(self, draw: int) -> Gathering:
@@ -609,7 +614,7 @@ class PredictionEvaluator:
         scorer = self.scorer(draw)
         for place in places:
             architecture = self.benchmark.architectures[place]
-            network, ids = scorer.network(architecture)
+            network, ids = scorer.reader.network(architecture)
             try:
                 with one_thread():
                     found.append(score_by_name(name, network, ids))

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -34,6 +35,9 @@ from evaluators.sites import Collected, Sampling, Site, collect
 
 FEATURES = 20_000
 """Features whose values are kept; one is a number for each layer of each network."""
+
+WORTH_PROCESSES = 2000
+"""Features times networks in a pass from which on several processes share it."""
 
 ROW_SCALE = "row_scale"
 """Name under which programs read how many rows a sampled one stands for."""
@@ -65,8 +69,8 @@ class Gathering:
     control: str | None = None
 
 
-class Scorer:
-    """Scores the architectures of one benchmark.
+class Reader:
+    """Gathers statistics of the networks of a benchmark, and reads features off them.
 
     Args:
         benchmark: The architectures and how they are built.
@@ -87,9 +91,81 @@ class Scorer:
     ) -> None:
         self.benchmark = benchmark
         self.gathering = gathering
-        self._wanted = wanted
-        self._folder = folder
-        self._limit = limit
+        self.wanted = wanted
+        self.folder = folder
+        self.limit = limit
+        self._keys: dict[str, str] = {}
+
+    def measure(
+        self, architecture: Architecture, asked: Sequence[Expression], *, keep: bool
+    ) -> tuple[dict[str, float], list[Tensor]]:
+        """Return the numbers of a network, and the values of features at its layers."""
+        with one_thread():
+            found = self.statistics(architecture, keep=keep)
+            return found.model, read(asked, found.sites)
+
+    def statistics(self, architecture: Architecture, *, keep: bool = True) -> Collected:
+        """Return what was measured of a network: gathered now, or kept from before."""
+        path = self.folder / f"network-{self.key(architecture)}.safetensors"
+        found = _load(path)
+        if found is None:
+            found = self._gather(architecture)
+            if keep:
+                _save(path, found, f"{self.benchmark.name}:{architecture.id}")
+                cache.evict(self.folder, self.limit)
+        if self.gathering.control == "noise":
+            name = f"{self.gathering.seed} {architecture.config!r}"  # equal networks, equal noise
+            sites = tuple(_noise(site, name) for site in found.sites)
+            return Collected(sites, {})
+        return found
+
+    def network(self, architecture: Architecture) -> tuple[nn.Module, Tensor]:
+        """Return a network as it is scored, and the batch that it is scored on."""
+        gathering = self.gathering
+        network = self.benchmark.build(architecture, gathering.seed).to(gathering.device)
+        ids = batch_of(self.benchmark, gathering.sequences, gathering.tokens, gathering.seed)
+        return network, ids.to(gathering.device)
+
+    def _gather(self, architecture: Architecture) -> Collected:
+        network, ids = self.network(architecture)
+        sampling = Sampling(rows=self.gathering.rows, seed=self.gathering.seed)
+        return collect(network, ids, self.wanted, sampling=sampling)
+
+    def key(self, architecture: Architecture) -> str:
+        """Return the hash of all that determines the statistics of a network."""
+        if architecture.id not in self._keys:
+            self._keys[architecture.id] = self._hash(architecture)
+        return self._keys[architecture.id]
+
+    def _hash(self, architecture: Architecture) -> str:
+        return content_hash(
+            {
+                "benchmark": self.benchmark.name,
+                # Weights that were trained are those of one table; others are of the config.
+                "trained": self.benchmark.digest if self.benchmark.weights else None,
+                "text": self.benchmark.text,
+                "definitions": _definitions(),
+                "config": repr(architecture.config),
+                "gathering": repr(dataclasses.replace(self.gathering, control=None)),
+                "wanted": sorted(self.wanted),
+            }
+        )
+
+
+class Scorer:
+    """Scores the architectures of one benchmark; it remembers the values of features.
+
+    Args:
+        reader: Reads one network at a time.
+        jobs: Processes that do so, each on one thread; the bits do not depend on it.
+    """
+
+    def __init__(self, reader: Reader, *, jobs: int = 1) -> None:
+        self.reader = reader
+        self.benchmark = reader.benchmark
+        # Trained weights are those of an open model, and a device is one process's.
+        alone = reader.benchmark.weights is not None or reader.gathering.device != "cpu"
+        self._jobs = 1 if alone else jobs
         self._values: dict[Expression, dict[str, Tensor]] = {}
         self._model: dict[str, dict[str, float]] = {}
 
@@ -108,50 +184,8 @@ class Scorer:
         networks = [self.benchmark.architectures[place] for place in places]
         asked = dict.fromkeys(f for expression in expressions for f in features(expression))
         flows = any("log_flow" in expression.terminals() for expression in expressions)
-        with one_thread():
-            self._read(list(asked), networks, flows=flows, keep=keep)
+        self._read(list(asked), networks, flows=flows, keep=keep)
         return [self._combined(expression, networks) for expression in expressions]
-
-    def statistics(self, architecture: Architecture, *, keep: bool = True) -> Collected:
-        """Return what was measured of a network: gathered now, or kept from before."""
-        path = self._folder / f"network-{self._key(architecture)}.safetensors"
-        found = _load(path)
-        if found is None:
-            found = self._gather(architecture)
-            if keep:
-                _save(path, found, f"{self.benchmark.name}:{architecture.id}")
-                cache.evict(self._folder, self._limit)
-        if self.gathering.control == "noise":
-            name = f"{self.gathering.seed} {architecture.config!r}"  # equal networks, equal noise
-            sites = tuple(_noise(site, name) for site in found.sites)
-            return Collected(sites, {})
-        return found
-
-    def network(self, architecture: Architecture) -> tuple[nn.Module, Tensor]:
-        """Return a network as it is scored, and the batch that it is scored on."""
-        gathering = self.gathering
-        network = self.benchmark.build(architecture, gathering.seed).to(gathering.device)
-        ids = batch_of(self.benchmark, gathering.sequences, gathering.tokens, gathering.seed)
-        return network, ids.to(gathering.device)
-
-    def _gather(self, architecture: Architecture) -> Collected:
-        network, ids = self.network(architecture)
-        sampling = Sampling(rows=self.gathering.rows, seed=self.gathering.seed)
-        return collect(network, ids, self._wanted, sampling=sampling)
-
-    def _key(self, architecture: Architecture) -> str:
-        return content_hash(
-            {
-                "benchmark": self.benchmark.name,
-                # Weights that were trained are those of one table; others are of the config.
-                "trained": self.benchmark.digest if self.benchmark.weights else None,
-                "text": self.benchmark.text,
-                "definitions": _definitions(),
-                "config": repr(architecture.config),
-                "gathering": repr(dataclasses.replace(self.gathering, control=None)),
-                "wanted": sorted(self._wanted),
-            }
-        )
 
     def _read(
         self,
@@ -165,20 +199,34 @@ class Scorer:
         if len(self._values) + len(asked) > FEATURES:
             kept = set(asked)
             self._values = {f: v for f, v in self._values.items() if f in kept}
+        jobs: dict[str, tuple[Architecture, list[Expression]]] = {}
         for architecture in networks:
-            key = self._key(architecture)
+            key = self.reader.key(architecture)
             if key not in self._model:
                 self._model[key] = dict(self.benchmark.model_terminals(architecture))
             missing = [f for f in asked if key not in self._values.get(f, ())]
-            if not missing and not (flows and "log_flow" not in self._model[key]):
-                continue
-            found = self.statistics(architecture, keep=keep)
-            self._model[key] |= {"log_flow": math.nan, **found.model}
-            for feature, values in zip(missing, read(missing, found.sites), strict=True):
-                self._values.setdefault(feature, {})[key] = values
+            if missing or (flows and "log_flow" not in self._model[key]):
+                jobs[key] = architecture, missing
+        measured = self._measured(list(jobs.values()), keep=keep)
+        for (key, (_, missing)), (numbers, values) in zip(jobs.items(), measured, strict=True):
+            self._model[key] |= {"log_flow": math.nan, **numbers}
+            for feature, value in zip(missing, values, strict=True):
+                self._values.setdefault(feature, {})[key] = value
+
+    def _measured(
+        self, jobs: Sequence[tuple[Architecture, list[Expression]]], *, keep: bool
+    ) -> list[tuple[dict[str, float], list[Tensor]]]:
+        """Return what is read of each network, by several processes where there is enough to do."""
+        work = sum(len(missing) for _, missing in jobs)
+        if self._jobs == 1 or work < WORTH_PROCESSES:
+            return [self.reader.measure(*job, keep=keep) for job in jobs]
+        found: list[tuple[dict[str, float], list[Tensor]]] = joblib.Parallel(n_jobs=self._jobs)(
+            joblib.delayed(self.reader.measure)(*job, keep=keep) for job in jobs
+        )
+        return found
 
     def _combined(self, expression: Expression, networks: Sequence[Architecture]) -> Scores:
-        keys = [self._key(architecture) for architecture in networks]
+        keys = [self.reader.key(architecture) for architecture in networks]
         layers = {f: [self._values[f][key] for key in keys] for f in features(expression)}
         for feature, values in layers.items():
             empty = sum(not len(value) for value in values)

@@ -107,10 +107,10 @@ def _space(name: str, terminals: dict[str, int]) -> SearchSpace:
         baselines=_BASELINES,
         run={"evaluator": "prediction", "report_seeds": 1},
         search={
-            "evaluations": 1500.0,
+            "evaluations": 600.0,
             "population": 64,
             "batch": 64,
-            "first_batch": 256,
+            "first_batch": 128,
             "reject": 0.0,
             "race": False,
         },

@@ -17,7 +17,7 @@ from autoproxy.language.types import Kind
 from evaluators import scoring
 from evaluators.benchmarks.batches import batch_of
 from evaluators.benchmarks.table import Benchmark, open_benchmark
-from evaluators.scoring import Gathering, Scorer, scaled
+from evaluators.scoring import Gathering, Reader, Scorer, scaled
 from evaluators.sites import Sampling, Site, collect
 from tests.evaluators.tables import starter_rows, write
 
@@ -118,7 +118,7 @@ def made(
     wanted: frozenset[str] = WANTED,
     limit: int = AMPLE,
 ) -> Scorer:
-    return Scorer(decoders, gathering, wanted=wanted, folder=folder, limit=limit)
+    return Scorer(Reader(decoders, gathering, wanted=wanted, folder=folder, limit=limit))
 
 
 def numbers(scorer: Scorer, texts: Sequence[str], places: Sequence[int]) -> list[list[float]]:
@@ -309,7 +309,9 @@ def test_noise_takes_the_place_of_every_tensor_and_leaves_what_counts(
     real, noisy = made(decoders, tmp_path), made(decoders, tmp_path, control)
     architecture = decoders.architectures[4]
     for ours, theirs in zip(
-        real.statistics(architecture).sites, noisy.statistics(architecture).sites, strict=True
+        real.reader.statistics(architecture).sites,
+        noisy.reader.statistics(architecture).sites,
+        strict=True,
     ):
         assert (ours.name, ours.d_out) == (theirs.name, theirs.d_out)
         assert set(ours.terminals) == set(theirs.terminals)
@@ -326,8 +328,8 @@ def test_noise_takes_the_place_of_every_tensor_and_leaves_what_counts(
     different = [
         torch.equal(a.terminals["W"], b.terminals["W"])
         for a, b in zip(
-            noisy.statistics(architecture).sites,
-            noisy.statistics(architecture).sites,
+            noisy.reader.statistics(architecture).sites,
+            noisy.reader.statistics(architecture).sites,
             strict=True,
         )
     ]
@@ -461,3 +463,21 @@ def test_a_site_says_how_many_outputs_its_rows_stand_for() -> None:
     given = site(x=torch.ones(2, 4, 5))
     (found,) = scoring.read([parse("all_sum(x)")], [given])
     assert found.item() == 40
+
+
+def test_several_processes_give_the_same_bits(
+    decoders: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "WORTH_PROCESSES", 1)
+    expressions = [parse("layers_sum(all_sum(abs(W * g)))"), parse("layers_mean(erank(x))")]
+    places = range(len(decoders.architectures))
+    alone = made(decoders, tmp_path).scores(expressions, places)
+    together = Scorer(made(decoders, tmp_path).reader, jobs=2).scores(expressions, places)
+    assert all(
+        torch.equal(as_tensor(a), as_tensor(b)) for a, b in zip(alone, together, strict=True)
+    )
+
+
+def as_tensor(scores: object) -> torch.Tensor:
+    assert isinstance(scores, torch.Tensor)
+    return scores

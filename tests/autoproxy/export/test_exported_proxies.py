@@ -29,7 +29,7 @@ from evaluators.benchmarks.table import Architecture, Benchmark
 from evaluators.networks import decoder
 from evaluators.networks.decoder import Decoder, DecoderConfig
 from evaluators.prediction import PredictionEvaluator
-from evaluators.scoring import Gathering, Scorer, read
+from evaluators.scoring import Gathering, Reader, Scorer, read
 from evaluators.sites import TERMINALS, collect
 from search_spaces.prediction import PREDICTION
 from tests.autoproxy.export.drawn import drawn
@@ -118,13 +118,14 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
         text="zipf",
         network=Decoder,
     )
-    return Scorer(
+    reader = Reader(
         benchmark,
         Gathering(sequences=3, tokens=7),
         wanted=TERMINALS - sites.COUNTS,
         folder=tmp_path_factory.mktemp("statistics"),
         limit=10**9,
     )
+    return Scorer(reader)
 
 
 def by_hand(expression: Expression, network: nn.Module, batch: object) -> float:
@@ -184,7 +185,7 @@ def test_beside_bare_networks_they_give_the_bits_of_the_engine(
     (tmp_path / "plain.py").write_text(plain.replace(own, ""), encoding="utf-8")
     for name, expression in EXPRESSIONS.items():
         (tmp_path / f"{name}.py").write_text(source_of(expression, name), encoding="utf-8")
-    networks = [scorer.network(a) for a in scorer.benchmark.architectures]
+    networks = [scorer.reader.network(a) for a in scorer.benchmark.architectures]
     ids = networks[0][1]
     gpt2 = model_of_family("gpt2")
     given = {
@@ -221,7 +222,7 @@ DRAWN = [e for e in drawn(60, root=Kind.MODEL) if e.terminals() <= TERMINALS] + 
 
 def test_random_formulas_and_hand_made_ones_give_the_bits_of_the_engine(scorer: Scorer) -> None:
     """Where the engine has no score for a network, the export refuses to give one."""
-    network, ids = scorer.network(scorer.benchmark.architectures[1])
+    network, ids = scorer.reader.network(scorer.benchmark.architectures[1])
     refusals = 0
     for expression, expected in zip(DRAWN, scorer.scores(DRAWN, [1]), strict=True):
         proxy = run_source(source_of(expression), "p").proxy
@@ -282,13 +283,13 @@ def test_a_network_that_lacks_something_is_told_so(
 
 def test_layers_that_lack_something_are_left_out(scorer: Scorer) -> None:
     """Attention is at one layer of each block; the others do not count, not even as zero."""
-    network, ids = scorer.network(scorer.benchmark.architectures[0])
+    network, ids = scorer.reader.network(scorer.benchmark.architectures[0])
     assert proxy_of("layers_sum(all_sum(attention) / all_sum(attention))")(network, ids) == 2.0
     assert proxy_of("layers_sum(1 + 0 * fan_in)")(network, ids) > 2.0
 
 
 def test_the_direction_of_the_loss_is_the_network_s(scorer: Scorer) -> None:
-    network, ids = scorer.network(scorer.benchmark.architectures[0])
+    network, ids = scorer.reader.network(scorer.benchmark.architectures[0])
     proxy = proxy_of("layers_sum(all_norm(g))")
     causal = proxy(network, ids)
     network.causal = False
