@@ -334,8 +334,16 @@ def test_evaluate_measures_what_the_report_measured(place: Place, run: Run) -> N
 
 def test_list_and_doctor(place: Place, run: Run) -> None:
     listed = run("list", "--results", place.results, "--json").json
-    assert listed["spaces"] == ["blocks", "channels", "heads", "importance"]
-    assert listed["evaluators"] == ["pruning", "several", "shrinking"]
+    assert listed["spaces"] == [
+        "blocks",
+        "channels",
+        "heads",
+        "importance",
+        "lpzero",
+        "prediction",
+        "prediction-data",
+    ]
+    assert listed["evaluators"] == ["prediction", "pruning", "several", "shrinking"]
     assert listed["runs"] == ["tiny-run"]
     assert "wanda" in {row["name"] for row in listed["baselines"]}
     assert all(row["meaning"] and row["unit"] for row in listed["terminals"])

@@ -97,8 +97,16 @@ def test_it_works_far_from_the_checkout(environment: Path, tmp_path: Path) -> No
     assert where.startswith(str(environment))
     assert "search" in call(environment, tmp_path, "autoproxy", "--help")
     listed = json.loads(call(environment, tmp_path, "autoproxy", "list", "--json"))
-    assert listed["spaces"] == ["blocks", "channels", "heads", "importance"]
-    assert listed["evaluators"] == ["pruning", "several", "shrinking"]
+    assert listed["spaces"] == [
+        "blocks",
+        "channels",
+        "heads",
+        "importance",
+        "lpzero",
+        "prediction",
+        "prediction-data",
+    ]
+    assert listed["evaluators"] == ["prediction", "pruning", "several", "shrinking"]
     assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
 
 

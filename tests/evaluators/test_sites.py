@@ -596,7 +596,9 @@ def test_every_terminal_of_every_kind_of_network(name: str) -> None:
             sum(losses), network.get_submodule(site.name).weight, retain_graph=True
         )
         close(site.terminals["g"], slope, 1e-4)
-        assert site.terminals["flow"].any()
+        # Probabilities are constants of SynFlow's pass, so nothing flows through scores.
+        scores = site.name.endswith(("query", "key"))
+        assert bool(site.terminals["flow"].any()) is not scores
         assert ("heads" in site.terminals) == site.name.endswith("attention.out")
 
 
