@@ -190,7 +190,8 @@ class TestPrediction(EvaluatorContract):
     """Orders of tiny decoders whose qualities grow with their size.
 
     A formula and its negative are one candidate of one value, but each keeps its own sign among
-    the details, which the contract would take for a difference: `test_prediction_evaluator.py` has them.
+    the details, which the contract would take for a difference; `test_prediction_evaluator.py`
+    has them.
     """
 
     ALIKE = (
