@@ -14,6 +14,9 @@ from rich.text import Text
 from autoproxy.columns import cells, columns_of, heading, headings
 from autoproxy.commands.progress import Progress
 
+MOST_COLUMNS = 3
+"""Columns of a report that fit on a terminal; boards have all."""
+
 PLAIN_EVERY = 10.0
 """Seconds between two lines about one stage where there is no terminal."""
 
@@ -397,7 +400,7 @@ def _baseline_table(rows: Sequence[Mapping[str, Any]], objective: Mapping[str, s
 
 
 def _report_table(rows: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> Table:
-    columns = columns_of(protocol)
+    columns = columns_of(protocol)[:MOST_COLUMNS]
     title = f"Report: {heading(protocol)}"
     if "columns" not in protocol:
         title = (
