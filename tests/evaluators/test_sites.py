@@ -597,7 +597,7 @@ def test_every_terminal_of_every_kind_of_network(name: str) -> None:
         )
         close(site.terminals["g"], slope, 1e-4)
         # Probabilities are constants of SynFlow's pass, so nothing flows through scores.
-        scores = site.name.endswith(("query", "key"))
+        scores = site.name.endswith(("query", "weighting", "key"))
         assert bool(site.terminals["flow"].any()) is not scores
         assert ("heads" in site.terminals) == site.name.endswith("attention.out")
 
