@@ -39,7 +39,7 @@ from typing import Any
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
 from autoproxy.language.types import Kind
-from autoproxy.spaces import Baseline, SearchSpace
+from autoproxy.spaces import SearchSpace
 from search_spaces.handmade_proxies import HAND_MADE
 
 UNARY = (
@@ -303,9 +303,7 @@ LPZERO = SearchSpace(
     exponents=(2.0,),
     max_size=18,  # 10 nodes of the layout, and 2 more for each unary operation that we compose
     max_depth=8,  # of its winner on GPT-2, whose softmax is four of our words
-    baselines=tuple(
-        Baseline(p.name, p.text, p.source, reported=True, sign=p.sign) for p in HAND_MADE
-    ),
+    baselines=HAND_MADE,
     run={"evaluator": "prediction", "report_seeds": 1},
     search={
         "evaluations": 1080.0,

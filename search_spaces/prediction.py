@@ -7,7 +7,7 @@ replaces every tensor by noise (`--control noise`).
 """
 
 from autoproxy.language.types import Kind
-from autoproxy.spaces import Baseline, SearchSpace
+from autoproxy.spaces import SearchSpace
 from search_spaces.handmade_proxies import HAND_MADE
 
 _DATA = {
@@ -88,9 +88,6 @@ _PRIMITIVES = {
     "layers_last": 1,
 }
 
-_BASELINES = tuple(
-    Baseline(p.name, p.text, p.source, reported=True, sign=p.sign) for p in HAND_MADE
-)
 _EXPONENTS = (-2.0, -1.0, -0.5, 0.25, 0.3, 0.5, 1.5, 2.0, 3.0)
 
 
@@ -104,7 +101,7 @@ def _space(name: str, terminals: dict[str, int]) -> SearchSpace:
         exponents=_EXPONENTS,
         max_size=24,
         max_depth=9,
-        baselines=_BASELINES,
+        baselines=HAND_MADE,
         run={"evaluator": "prediction", "report_seeds": 1},
         search={
             "evaluations": 600.0,
