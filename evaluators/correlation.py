@@ -130,17 +130,32 @@ def within(prediction: Vector, quality: Vector, strata: Sequence[Hashable]) -> W
         EvaluationError: No stratum counts, something is not finite, or lengths differ.
     """
     x, y = _vectors(prediction, quality)
-    members = _members(strata, len(x))
-    kept = [m for m in members if len(m) >= SMALLEST and _differ(y[m])]
-    if not kept:
-        raise EvaluationError(
-            f"none of {len(members)} strata has {SMALLEST} architectures of different quality; "
-            "take coarser strata"
-        )
+    kept = counting(y, strata)
     taus = [kendall(x[m], y[m]) if _differ(x[m]) else 0.0 for m in kept]
     pairs = [len(m) * (len(m) - 1) // 2 for m in kept]
     tau = math.fsum(t * p for t, p in zip(taus, pairs, strict=True)) / sum(pairs)
-    return Within(tau, len(kept), sum(pairs), len(members) - len(kept))
+    return Within(tau, len(kept), sum(pairs), len(set(strata)) - len(kept))
+
+
+def counting(quality: Vector, strata: Sequence[Hashable]) -> list[Indices]:
+    """Return the rows of each stratum in which qualities can be ordered, in order of appearance.
+
+    These have `SMALLEST` members or more, of different quality.
+
+    Raises:
+        EvaluationError: There is none, or lengths differ.
+
+    >>> [rows.tolist() for rows in counting(np.array([1.0, 2.0, 3.0, 4.0]), ["a", "b", "a", "a"])]
+    [[0, 2, 3]]
+    """
+    members = _members(strata, len(quality))
+    kept = [m for m in members if len(m) >= SMALLEST and _differ(quality[m])]
+    if not kept:
+        raise EvaluationError(
+            f"none of {len(members)} strata has {SMALLEST} architectures of different quality; "
+            "take coarser strata, or ask for --objective tau"
+        )
+    return kept
 
 
 def top_recall(prediction: Vector, quality: Vector) -> float:

@@ -95,18 +95,8 @@ class Jury:
 
     def _counting(self) -> list[Indices]:
         """Return the members of each stratum in which qualities can be ordered."""
-        names = np.asarray(self.strata)
-        strata = [np.flatnonzero(names == name) for name in sorted(set(self.strata))]
-        kept = [
-            members
-            for members in strata
-            if len(members) >= correlation.SMALLEST and len(set(self.quality[members])) > 1
-        ]
-        if not kept:
-            raise EvaluationError(
-                "no stratum has enough networks of different quality; ask for --objective tau"
-            )
-        return kept
+        kept = correlation.counting(self.quality, self.strata)
+        return sorted(kept, key=lambda members: self.strata[members[0]])
 
     def _resampled(self, scores: Vector, counts: Matrix, objective: str) -> Vector:
         if objective == "tau":
