@@ -293,15 +293,18 @@ class PredictionEvaluator:
         """Return what scores networks with the initial weights and the batch of a seed."""
         draw = self.config.draw if draw is None else draw
         if draw not in self._scorers:
-            reader = Reader(
-                self.benchmark,
-                self._gathering(draw),
-                wanted=self._wanted,
-                folder=self._cache,
-                limit=size_of(self.config.cache_limit),
-            )
-            self._scorers[draw] = Scorer(reader, jobs=self.config.jobs or joblib.cpu_count())
+            self._scorers[draw] = self._made(self._gathering(draw), self._wanted)
         return self._scorers[draw]
+
+    def _made(self, gathering: Gathering, wanted: frozenset[str]) -> Scorer:
+        reader = Reader(
+            self.benchmark,
+            gathering,
+            wanted=wanted,
+            folder=self._cache,
+            limit=size_of(self.config.cache_limit),
+        )
+        return Scorer(reader, jobs=self.config.jobs or joblib.cpu_count())
 
     def _gathering(self, draw: int) -> Gathering:
         rows = self._usual.rows if self.config.rows is None else self.config.rows
@@ -349,9 +352,7 @@ class PredictionEvaluator:
 
     def prepare(self, names: Iterable[str]) -> None:
         """Say which terminals will be read, before statistics are gathered."""
-        self._wanted = frozenset(
-            name for name in names if VOCABULARY[name].kind is not Kind.MODEL or name == "log_flow"
-        )
+        self._wanted = _gathered(names)
         self._scorers.clear()  # these read other terminals
 
     def behaviour(
@@ -427,7 +428,10 @@ class PredictionEvaluator:
             a score for every network is worth what no order is: 0.
         """
         jury = self.jury(self.unseen)
+        formulas = [c for c in candidates if not isinstance(c, str)]
+        both = [*self.search.tolist(), *self.unseen.tolist()]
         for seed in seeds:
+            self.scorer(seed).scores(formulas, both)  # one pass for all; kept until they are asked
             for index, candidate in enumerate(candidates):
                 scores = self.oriented(candidate, self.unseen, seed)
                 values = jury.judge(np.zeros(len(self.unseen)) if scores is None else scores)
@@ -592,8 +596,9 @@ class PredictionEvaluator:
         if expression is None:
             self._called(name, np.array([middle]))
         else:
-            self.prepare(expression.terminals())
-            self.scorer().scores([expression], [middle], keep=False)
+            gathering = self._gathering(self.config.draw)
+            alone = self._made(gathering, _gathered(expression.terminals()))
+            alone.scores([expression], [middle], keep=False)
         return time.perf_counter() - began
 
     def jury(self, places: Indices) -> Jury:
@@ -650,6 +655,13 @@ def _table(config: PredictionConfig, cache: Path) -> Path | None:
     if config.table:
         return Path(config.table)
     return keeping.table_in(cache.parent / "benchmarks", config.benchmark)
+
+
+def _gathered(names: Iterable[str]) -> frozenset[str]:
+    """Return those terminals that are measured, not told by a configuration."""
+    return frozenset(
+        name for name in names if VOCABULARY[name].kind is not Kind.MODEL or name == "log_flow"
+    )
 
 
 def _or_least(tau: float | None) -> float:

@@ -17,7 +17,6 @@ from autoproxy.commands.workspace import Workspace, write_json, write_text
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
-from autoproxy.language.expression import Expression
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import Evaluation, RunRecord
@@ -309,14 +308,7 @@ class _Run:
 
     def _report(self, winner: Individual, rival: Individual | None) -> list[Sequence[Any]]:
         """Measure winner, random search's winner and hand-made metrics on the report texts."""
-        named = [
-            Named("baseline", baseline.name, canonical(baseline.expression))
-            for baseline in loading.usable_baselines(self._space, self._evaluator)
-            if baseline.reported
-        ]
-        for name in loading.references(self._evaluator):
-            named.append(Named("baseline", name, None))
-        named.append(Named("discovered", self._name, winner.expression))
+        named = [*self._reported(), Named("discovered", self._name, winner.expression)]
         if rival is not None:
             named.append(Named("random-search", self._name + RANDOM_SUFFIX, rival.expression))
         first = self._plan.search.seed
@@ -326,6 +318,16 @@ class _Run:
             for condition in self._evaluator.conditions
         ]
 
+    def _reported(self) -> list[Named]:
+        """Return what people made that every report shows."""
+        metrics = [
+            Named("baseline", baseline.name, canonical(baseline.expression))
+            for baseline in loading.usable_baselines(self._space, self._evaluator)
+            if baseline.reported
+        ]
+        references = loading.references(self._evaluator)
+        return [*metrics, *(Named("baseline", name, None) for name in references)]
+
     def _compare(
         self, winner: Individual, rival: Individual | None
     ) -> Mapping[str, Mapping[str, float]]:
@@ -333,12 +335,7 @@ class _Run:
         compare = getattr(self._evaluator, "compare", None)
         if compare is None:
             return {}
-        others: dict[str, Expression | str] = {
-            baseline.name: canonical(baseline.expression)
-            for baseline in loading.usable_baselines(self._space, self._evaluator)
-            if baseline.reported
-        }
-        others |= {name: name for name in loading.references(self._evaluator)}
+        others = {known.name: known.expression or known.name for known in self._reported()}
         if rival is not None:
             others["random search"] = rival.expression
         found: Mapping[str, Mapping[str, float]] = compare(winner.expression, others)
