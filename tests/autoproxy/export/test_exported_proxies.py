@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import math
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -33,6 +34,7 @@ from evaluators.scoring import Gathering, Reader, Scorer, read
 from evaluators.sites import TERMINALS, collect
 from search_spaces.prediction import PREDICTION
 from tests.autoproxy.export.drawn import drawn
+from tests.autoproxy.export.shipped import expression_of, shipped_metrics
 from tests.autoproxy.export.test_exported_python import run_source
 from tests.evaluators.families import model_of_family
 from tests.evaluators.tiny import hook_count, state
@@ -58,6 +60,7 @@ FORMULAS = {
     "(params_body / flops) ** 0.3",
 }
 EXPRESSIONS = {name: canonical(parse(text)) for name, text in FORMULAS.items()}
+SHIPPED = {path.stem: path for path in shipped_metrics(predictions=True)}
 
 
 def source_of(expression: Expression, name: str = "proxy", **sheet: str) -> str:
@@ -137,6 +140,10 @@ def by_hand(expression: Expression, network: nn.Module, batch: object) -> float:
     return float(combine(expression, layers, model))
 
 
+def test_there_is_a_discovered_proxy_to_try() -> None:
+    assert SHIPPED
+
+
 def test_the_formulas_read_every_terminal() -> None:
     read_here = frozenset[str]().union(*(e.terminals() for e in EXPRESSIONS.values()))
     assert read_here == TERMINALS
@@ -178,18 +185,24 @@ print(json.dumps(found))
 def test_beside_bare_networks_they_give_the_bits_of_the_engine(
     scorer: Scorer, tmp_path: Path
 ) -> None:
-    """Formulas of every terminal on decoders and transformers' GPT-2, without this project."""
+    """Formulas of every terminal on decoders and transformers' GPT-2, without this project.
+
+    So do the files of discovered proxies, as they lie in this repository.
+    """
     own = "from autoproxy.errors import ConfigError, unknown_name\n"
     plain = inspect.getsource(decoder)
     assert own in plain
     (tmp_path / "plain.py").write_text(plain.replace(own, ""), encoding="utf-8")
     for name, expression in EXPRESSIONS.items():
         (tmp_path / f"{name}.py").write_text(source_of(expression, name), encoding="utf-8")
+    for name, path in SHIPPED.items():
+        shutil.copy(path.with_suffix(".py"), tmp_path / f"{name}.py")
+    expressions = EXPRESSIONS | {name: expression_of(path) for name, path in SHIPPED.items()}
     networks = [scorer.reader.network(a) for a in scorer.benchmark.architectures]
     ids = networks[0][1]
     gpt2 = model_of_family("gpt2")
     given = {
-        "names": list(EXPRESSIONS),
+        "names": list(expressions),
         "ids": ids,
         "decoders": [
             (asdict(config), network.state_dict())
@@ -207,8 +220,8 @@ def test_beside_bare_networks_they_give_the_bits_of_the_engine(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    scores = scorer.scores(list(EXPRESSIONS.values()), [0, 1, 2])
-    for (name, expression), score in zip(EXPRESSIONS.items(), scores, strict=True):
+    scores = scorer.scores(list(expressions.values()), [0, 1, 2])
+    for (name, expression), score in zip(expressions.items(), scores, strict=True):
         assert not isinstance(score, Failed), (name, score)
         other = by_hand(expression, gpt2, ids)
         assert math.isfinite(other)
