@@ -83,21 +83,21 @@ class PruningConfig:
     def __post_init__(self) -> None:
         check_group(self.group)
         check_allocation(self.allocation)
-        _one_of("mode", self.mode, MODES)
+        one_of("mode", self.mode, MODES)
         self._check_together(self.condition)
         for name in ("calibration_blocks", "validation_blocks", "confirm_blocks"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         if self.length is not None:
-            _at_least("length", self.length, 2)
+            at_least("length", self.length, 2)
         if isinstance(self.text_blocks, int):
-            _at_least("text_blocks", self.text_blocks, 1)
+            at_least("text_blocks", self.text_blocks, 1)
         if self.cache_limit is not None:
             size_of(self.cache_limit)
-        _one_of("windows", self.windows, WINDOWS)
-        _one_of("join", self.calibration_join, JOINS)
-        _one_of("join", self.text_join, JOINS)
+        one_of("windows", self.windows, WINDOWS)
+        one_of("join", self.calibration_join, JOINS)
+        one_of("join", self.text_join, JOINS)
         if self.protocol is not None:
-            _one_of("protocol", self.protocol, PROTOCOLS)
+            one_of("protocol", self.protocol, PROTOCOLS)
 
     def _check_together(self, condition: Pattern) -> None:
         """Refuse what cannot be asked for at once."""
@@ -132,7 +132,7 @@ class PruningConfig:
             given[name] = _converted(name, value, fields[name])
         if given.get("protocol") is None:
             return cls(**given)
-        _one_of("protocol", given["protocol"], PROTOCOLS)
+        one_of("protocol", given["protocol"], PROTOCOLS)
         return cls(**{**PROTOCOLS[given["protocol"]], **given})
 
     @property
@@ -222,12 +222,14 @@ class PruningConfig:
         return self.text_blocks if isinstance(self.text_blocks, int) else None
 
 
-def _at_least(name: str, value: int, low: int) -> None:
+def at_least(name: str, value: int, low: int) -> None:
+    """Refuse a number below the least that is allowed."""
     if value < low:
         raise ConfigError(f"{name} must be at least {low}, got {value}")
 
 
-def _one_of(kind: str, name: str, known: Iterable[str]) -> None:
+def one_of(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a word that is unknown, and name the nearest."""
     if name not in known:
         raise ConfigError(unknown_name(kind, name, known))
 

@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from autoproxy.columns import Column
-from autoproxy.errors import ConfigError, EvaluationError, unknown_name
+from autoproxy.errors import ConfigError, EvaluationError
 from autoproxy.evaluation import (
     Direction,
     Failed,
@@ -35,6 +35,7 @@ from evaluators import correlation, sites
 from evaluators.benchmarks import keeping
 from evaluators.benchmarks.table import BENCHMARKS, Architecture, Benchmark, open_benchmark
 from evaluators.cache import size_of
+from evaluators.config import at_least, one_of
 from evaluators.judging import Jury
 from evaluators.models import find_device
 from evaluators.proxies import NAMED
@@ -139,8 +140,8 @@ class PredictionConfig:
             ("objective", self.objective, OBJECTIVES),
             ("control", self.control, CONTROLS),
         ):
-            if value is not None and value not in known:
-                raise ConfigError(unknown_name(word, value, known))
+            if value is not None:
+                one_of(word, value, known)
         for name, least in (
             ("labels", 3),
             ("validation_labels", 0),
@@ -153,8 +154,8 @@ class PredictionConfig:
             ("jobs", 1),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
+            if value is not None:
+                at_least(name, value, least)
         size_of(self.cache_limit)
 
     @classmethod
@@ -166,8 +167,7 @@ class PredictionConfig:
         """
         known = {field.name: field for field in fields(cls)}
         for name in options:
-            if name not in known:
-                raise ConfigError(unknown_name("option of predictions", name, known))
+            one_of("option of predictions", name, known)
         for name, value in options.items():
             kind: Any = known[name].type
             wanted = get_args(kind) or (kind,)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoproxy.errors import ConfigError, unknown_name
+from evaluators.networks.initial import draw_normal
 
 OPERATIONS = ("SA:SDP", "SA:WMA", "LT:DFT", "LT:DCT", "DSC:5", "DSC:9")
 """Self-attention (scaled dot product, weighted multiplicative), linear transforms (Fourier,
@@ -89,7 +90,7 @@ class Encoder(nn.Module):
         self.projection = nn.Parameter(torch.empty(width, narrow)) if narrow != width else None
         self.projection_bias = nn.Parameter(torch.empty(width)) if narrow != width else None
         self.layers = nn.ModuleList(EncoderLayer(config, n) for n in range(config.depth))
-        self._draw()
+        draw_normal(self)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return logits (sequences, tokens, vocabulary) of ids (sequences, tokens)."""
@@ -111,15 +112,6 @@ class Encoder(nn.Module):
             state = layer(state)
         last: Tensor = state
         return last
-
-    def _draw(self) -> None:
-        for name, parameter in self.named_parameters():
-            if "norm" in name:
-                continue
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=0.02)
 
 
 class EncoderLayer(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoproxy.errors import ConfigError
+from evaluators.networks.initial import draw_normal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ class GPT2(nn.Module):
         self.layers = nn.ModuleList(GPT2Layer(config, n) for n in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-5)
         self.softmax = AdaptiveSoftmax(config)
-        self._draw()
+        draw_normal(self)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return log-probabilities (sequences, tokens, vocabulary) of ids (sequences, tokens)."""
@@ -105,15 +106,6 @@ class GPT2(nn.Module):
             state = layer(state)
         logits: Tensor = self.softmax(self.norm(state), self.embedding)
         return logits
-
-    def _draw(self) -> None:
-        for name, parameter in self.named_parameters():
-            if "norm" in name:
-                continue
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=0.02)
 
 
 class GPT2Layer(nn.Module):
