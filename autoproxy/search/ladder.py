@@ -64,25 +64,23 @@ def incumbent(state: SearchState, config: SearchConfig, objective: Objective) ->
     return ranked[len(ranked) // 2]
 
 
-def beaten(blocks: Sequence[float], by: Individual | None, sign: float) -> bool:
-    """Return whether values on the first blocks are significantly worse than the incumbent's.
+def beaten(blocks: Sequence[float], by: Sequence[float], sign: float) -> bool:
+    """Return whether values on the first blocks are significantly worse than a rival's.
 
     Wilcoxon's signed-rank test on the differences, block by block, as Optuna's pruner of that
     name does it.
 
     Args:
         blocks: Of the candidate, from the first.
-        by: The incumbent; nobody beats nothing.
+        by: Of the rival on all blocks; without any there is no race.
         sign: 1 where small values are good, -1 where large ones are.
 
-    >>> by = Individual(None, "", 1, 0.0, 0, details={f"block_{i}": 1.0 for i in range(1, 9)})
-    >>> beaten([1.1, 1.2, 1.3, 1.4], by, 1.0), beaten([1.1, 1.2, 1.3, 0.9], by, 1.0)
+    >>> beaten([1.1, 1.2, 1.3, 1.4], [1.0] * 8, 1.0), beaten([1.1, 1.2, 1.3, 0.9], [1.0] * 8, 1.0)
     (True, False)
     """
-    if by is None or len(blocks) < LOOK_AFTER:
+    if len(blocks) < LOOK_AFTER:
         return False
-    theirs = by_block(by.details)
-    worse = [sign * (a - b) for a, b in zip(blocks, theirs, strict=False)]
+    worse = [sign * (a - b) for a, b in zip(blocks, by, strict=False)]
     if len(worse) < LOOK_AFTER or not any(worse):
         return False
     return bool(stats.wilcoxon(worse, alternative="greater").pvalue < DOUBT)

@@ -13,6 +13,7 @@ from autoproxy.evaluation import (
     Individual,
     Measured,
     Outcome,
+    by_block,
     content_hash,
 )
 from autoproxy.language.complexity import complexity
@@ -196,6 +197,7 @@ class Search:
     ) -> tuple[SearchState, Outcome, str]:
         """Measure in full, block by block, unless it turns out to be worse than the incumbent."""
         sign = self._evaluator.objective.sign
+        rival = by_block(incumbent.details) if incumbent else ()
         for fidelity in self._evaluator.fidelities:
             if fidelity <= paid or (fidelity < 1 and incumbent is None):
                 continue
@@ -203,7 +205,7 @@ class Search:
             paid = fidelity
             if isinstance(outcome, Failed):
                 break
-            if fidelity < 1 and ladder.beaten(outcome.blocks, incumbent, sign):
+            if fidelity < 1 and ladder.beaten(outcome.blocks, rival, sign):
                 return state, outcome, "raced"
         return state, outcome, "measured"
 

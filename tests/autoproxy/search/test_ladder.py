@@ -76,15 +76,15 @@ def test_the_race_is_wilcoxons_test() -> None:
             for signs in itertools.product((False, True), repeat=count)
         ]
         chance = sum(total >= seen - 1e-9 for total in sums) / len(sums)
-        by = individual(theirs)
+        by = theirs
         assert beaten(mine, by, 1.0) == (count >= 4 and chance < 0.1)
-        flipped = individual([-value for value in theirs])
+        flipped = [-value for value in theirs]
         assert beaten([-value for value in mine], flipped, -1.0) == beaten(mine, by, 1.0)
 
 
 def test_nobody_and_equals_beat_nobody() -> None:
-    same = individual([1.0] * 8)
-    assert not beaten([9.0] * 8, None, 1.0)
+    same = [1.0] * 8
+    assert not beaten([9.0] * 8, (), 1.0)
     assert not beaten([1.0] * 8, same, 1.0)
 
 

@@ -1,0 +1,34 @@
+"""What is asked of whoever measures: one candidate, up the ladder until it is beaten."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autoproxy.evaluation import Evaluator, Failed, Outcome
+from autoproxy.language.parse import parse
+from autoproxy.search import ladder
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One candidate to be measured; plain values, so that it can travel to another process.
+
+    Attributes:
+        text: Its canonical form.
+        fidelities: At which it is measured, ascending.
+        rival: Values of the individual that it races against, block by block; empty for none.
+    """
+
+    text: str
+    fidelities: tuple[float, ...]
+    rival: tuple[float, ...] = ()
+
+
+def climb(evaluator: Evaluator, task: Task) -> Iterator[Outcome]:
+    """Yield the outcome at one fidelity after another, until one fails or shows it beaten."""
+    expression = parse(task.text)
+    sign = evaluator.objective.sign
+    for fidelity in task.fidelities:
+        (outcome,) = evaluator.measure([expression], fidelity)
+        yield outcome
+        if isinstance(outcome, Failed) or ladder.beaten(outcome.blocks, task.rival, sign):
+            return
