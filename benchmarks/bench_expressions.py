@@ -65,7 +65,7 @@ def children(grammar: Grammar, evaluator: PruningEvaluator, seed: int) -> list[E
     parents = [b.expression for b in SPACE.baselines if not SPACE.violation(b.expression)]
     population = tuple(
         Individual(
-            expression=parent,
+            text=str(parent),
             key=key(parent),
             complexity=complexity(parent),
             value=float(place),

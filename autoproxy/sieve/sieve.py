@@ -1,7 +1,7 @@
 """The sieve: candidates meet the rules in order of their cost, a batch at a time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from autoproxy.errors import ExpressionError
 from autoproxy.evaluation import Evaluator, Failed, Fingerprint
@@ -17,6 +17,9 @@ HOPELESS = Rule("hopeless", Cost.BEHAVIOUR)
 DISTORTING = Rule("distorting", Cost.BEHAVIOUR)
 SAME_ORDER = Rule("same-order", Cost.BEHAVIOUR)
 SAME_MASK = Rule("same-mask", Cost.IDENTITY)
+
+REPEATS = frozenset({"repeat", "same-algebra", SAME_ORDER.name, SAME_MASK.name})
+"""Names of the rules that drop what is known already."""
 
 RULES = (*STRUCTURE_RULES, *ALGEBRA_RULES, HOPELESS, DISTORTING, SAME_ORDER, SAME_MASK)
 
@@ -58,6 +61,20 @@ class Sieve:
         for (place, slot, expression), behaviour in zip(waiting, probed, strict=True):
             verdicts[place] = self._dear(expression, slot, behaviour)
         return [verdict for verdict in verdicts if verdict is not None]
+
+    def noted(self) -> tuple[tuple[str, str, int], ...]:
+        """Return what it saw for the first time since this was asked last.
+
+        Each is a way of being the same, a digest, and the slot that had it first.
+        """
+        noted = tuple(self._context.noted)
+        self._context.noted.clear()
+        return noted
+
+    def restore(self, noted: Iterable[tuple[str, str, int]]) -> None:
+        """Take in what another sieve noted, instead of judging the same proposals again."""
+        for way, digest, slot in noted:
+            self._context.seen.setdefault(way, {})[digest] = slot
 
     def novelty(self, proposal: Expression) -> str | None:
         """Return what would be known of a proposal by algebra, or None if it would be dropped.

@@ -21,7 +21,7 @@ rows = st.lists(st.tuples(st.integers(1, 8), values), min_size=1, max_size=25)
 
 def pool(drawn: Sequence[tuple[int, float]]) -> list[Individual]:
     return [
-        Individual(parse("abs(W)"), f"key{slot}", complexity, value, slot)
+        Individual("abs(W)", f"key{slot}", complexity, value, slot)
         for slot, (complexity, value) in enumerate(drawn)
     ]
 
