@@ -1,21 +1,23 @@
-"""Tuning the numbers of a formula: Optuna proposes them from what is known of its like."""
+"""Tuning the numbers of a formula by what is known of formulas of the same shape."""
 
+import math
 import random
 import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-import optuna
-from optuna.distributions import FloatDistribution
+import numpy as np
+from scipy.interpolate import RBFInterpolator
 
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import parse
 from autoproxy.language.primitive import EXPONENT_RANGE
 
-LEAST = 4
-"""Formulas near the best of a shape that must be known before the sampler learns from them."""
+DRAWS = 32
+"""Steps away from the best numbers known, of which the one that is hoped for most is taken."""
+
+_MARK = re.compile(r"\?\^?")
 
 _FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
 
@@ -38,8 +40,8 @@ def tune(
 ) -> Expression | None:
     """Return the shape of `parent` with numbers near the best known: those hoped for most.
 
-    Optuna's Gaussian process learns from the known formulas of that shape that lie near the best one.
-    It keeps nothing from one call to the next, so a search that is resumed tunes alike.
+    What was measured of formulas of that shape says where to step from the best of them. Nothing
+    is kept from one call to the next, so a search that is resumed tunes alike.
 
     Args:
         parent: Whose numbers are tuned.
@@ -51,14 +53,14 @@ def tune(
         None where it has no numbers.
     """
     shape, numbers = shape_of(parent.text)
+    sign = objective.sign
     alike = {i.key: (shape_of(i.text), i.value) for i in (parent, *known)}
-    seen = [(found[1], value) for found, value in alike.values() if found[0] == shape]
+    seen = [(found[1], sign * value) for found, value in alike.values() if found[0] == shape]
     if not numbers:
         return None
-    best, _ = min(seen, key=lambda pair: objective.sign * pair[1])
-    near = _near(shape, best)
-    chosen = _ask(near, seen, objective, rng.getrandbits(32))
-    return _with_numbers(shape, chosen)
+    best, _ = min(seen, key=lambda pair: pair[1])
+    draws = [_steps(shape, best, rng) for _ in range(DRAWS)]
+    return _with_numbers(shape, _most_hoped(shape, draws, seen))
 
 
 def _shape(node: Expression, numbers: list[float], *, exponent: bool) -> str:
@@ -75,61 +77,56 @@ def _shape(node: Expression, numbers: list[float], *, exponent: bool) -> str:
     return f"{node.head}({', '.join([first, *rest])})"
 
 
-def _near(shape: str, best: Sequence[float]) -> Mapping[str, FloatDistribution]:
-    """Return where each number may lie: near that of the best formula of the shape so far."""
-    near = {}
-    for place, (mark, number) in enumerate(zip(re.findall(r"\?\^?", shape), best, strict=True)):
+def _steps(shape: str, numbers: Sequence[float], rng: random.Random) -> list[float]:
+    """Return numbers a step away: exponents by about a quarter, factors by about a half."""
+    moved = []
+    for mark, number in zip(_MARK.findall(shape), numbers, strict=True):
         if mark == "?^":
             low, high = EXPONENT_RANGE
-            near[f"n{place}"] = FloatDistribution(max(low, number - 0.5), min(high, number + 0.5))
-        elif number > 0:
-            near[f"n{place}"] = FloatDistribution(number / 4, number * 4, log=True)
+            moved.append(min(high, max(low, round(number + rng.gauss(0.0, 0.25), 2))))
         else:
-            reach = max(1.0, 2 * abs(number))
-            near[f"n{place}"] = FloatDistribution(number - reach, number + reach)
-    return near
+            moved.append(float(f"{number * 2 ** rng.gauss(0.0, 0.5):.2g}"))
+    return moved
 
 
-def _ask(
-    near: Mapping[str, FloatDistribution],
-    seen: Sequence[tuple[Sequence[float], float]],
-    objective: Objective,
-    seed: int,
-) -> list[float]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a study a call would be told each time
+def _most_hoped(
+    shape: str, draws: Sequence[Sequence[float]], seen: Sequence[tuple[Sequence[float], float]]
+) -> Sequence[float]:
+    """Return the draw that a cubic spline through what is known predicts to be best.
+
+    The first draw where too little is known for a spline.
+    """
+    distinct = {tuple(_scaled(shape, numbers)): value for numbers, value in seen}
+    if len(distinct) < len(draws[0]) + 2:
+        return draws[0]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            sampler = optuna.samplers.GPSampler(
-                seed=seed, n_startup_trials=LEAST, deterministic_objective=True
-            )
-            study = optuna.create_study(sampler=sampler)
-            for numbers, value in seen:
-                if not all(
-                    d.low <= n <= d.high for d, n in zip(near.values(), numbers, strict=True)
-                ):
-                    continue
-                study.add_trial(
-                    optuna.trial.create_trial(
-                        params=dict(zip(near, numbers, strict=True)),
-                        distributions=dict(near),
-                        value=objective.sign * value,
-                    )
-                )
-            params = study.ask(dict(near)).params
-    finally:
-        optuna.logging.set_verbosity(before)
-    return [params[name] for name in near]
+        spline = RBFInterpolator(
+            np.array(list(distinct)),
+            np.array(list(distinct.values())),
+            kernel="cubic",
+            smoothing=1e-9,
+        )
+    except (np.linalg.LinAlgError, ValueError):  # all on one line
+        return draws[0]
+    hoped = spline(np.array([_scaled(shape, numbers) for numbers in draws]))
+    return draws[int(np.argmin(hoped))]
 
 
-def _with_numbers(shape: str, numbers: Sequence[float]) -> Expression | None:
-    """Return the formula of a shape; exponents to two digits after the point, factors to two."""
+def _scaled(shape: str, numbers: Sequence[float]) -> list[float]:
+    """Return numbers on a scale where steps are alike: factors by their logarithm."""
+    marks = _MARK.findall(shape)
+    return [
+        n if mark == "?^" else math.copysign(math.log2(1 + abs(n)), n)
+        for mark, n in zip(marks, numbers, strict=True)
+    ]
+
+
+def _with_numbers(shape: str, numbers: Sequence[float]) -> Expression:
+    """Return the formula of a shape with its numbers."""
     left = iter(numbers)
 
     def written(mark: re.Match[str]) -> str:
-        number = next(left)
-        number = round(number, 2) if mark.group() == "?^" else float(f"{number:.2g}")
-        return str(constant(number))
+        del mark
+        return str(constant(next(left)))
 
-    return parse(re.sub(r"\?\^?", written, shape))
+    return parse(_MARK.sub(written, shape))

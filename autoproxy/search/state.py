@@ -1,6 +1,5 @@
 """The state of a search: all that its next step depends on."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar, overload
@@ -22,21 +21,24 @@ class Archive(Sequence[Individual]):
     (1, 2, 'g')
     """
 
-    def __init__(self, members: Iterable[Individual] = ()) -> None:
-        self._members = list(members)  # shared with who grew from this one; none is ever changed
-        self._count = len(self._members)
-        self._places = {member.slot: place for place, member in enumerate(self._members)}
+    def __init__(
+        self, members: Iterable[Individual] = (), places: dict[int, int] | None = None
+    ) -> None:
+        # With `places` both are those of the archive that this one grew from: nobody is copied.
+        if places is None or not isinstance(members, list):
+            members = list(members)
+            places = {member.slot: place for place, member in enumerate(members)}
+        self._members, self._places = members, places
+        self._count = len(members)
 
     def grown(self, members: Sequence[Individual]) -> Self:
         """Return this archive with some more at its end."""
         if self._count < len(self._members):  # another one grew from it before
             return type(self)((*self, *members))
-        grown = copy.copy(self)
         for member in members:
-            grown._places[member.slot] = len(grown._members)
-            grown._members.append(member)
-        grown._count = len(grown._members)
-        return grown
+            self._places[member.slot] = len(self._members)
+            self._members.append(member)
+        return type(self)(self._members, self._places)
 
     def of_slot(self, slot: int) -> Individual:
         """Return who was proposed in a slot.

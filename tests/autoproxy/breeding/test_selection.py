@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from autoproxy.breeding.selection import survivors, tournament
 from autoproxy.evaluation import Direction, Individual, Objective
-from autoproxy.language.parse import parse
 
 KL = Objective("kl", "nats", Direction.MINIMIZE)
 CORRELATION = Objective("correlation", "none", Direction.MAXIMIZE)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Direction, Individual, Objective
-from autoproxy.language.parse import parse
 from autoproxy.ledger.hall_of_fame import HallOfFame
 
 KL = Objective("kl", "nats", Direction.MINIMIZE)

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoproxy.evaluation import Direction, Individual, Objective
-from autoproxy.language.parse import parse
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.ladder import PAIRS, agreement, beaten, incumbent, trusted
 from autoproxy.search.loop import Search
