@@ -20,10 +20,17 @@ class Cost(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A candidate goes no further, and why."""
+    """A candidate goes no further, and why.
+
+    Attributes:
+        rule: Name of the rule that dropped it.
+        reason: In words.
+        same_as: Slot of the proposal that it was merged with; None for other rules.
+    """
 
     rule: str
     reason: str
+    same_as: int | None = None
 
 
 @dataclass(slots=True)
@@ -33,8 +40,8 @@ class Context:
     Attributes:
         space: Words and limits.
         blindness: What the evaluator's comparison cannot see.
-        seen: For each way of being the same (`key`, `order`, `fingerprint`, `identity`), the
-            digests so far and the slot that had each first.
+        seen: For each way of being the same (see `TIERS`), the digests so far and the slot that
+            had each first.
     """
 
     space: SearchSpace
@@ -55,7 +62,7 @@ class Context:
 
 
 Judge = Callable[[Expression, int, Context], str | None]
-"""(canonical expression, slot, context) -> reason to drop it, or None to keep it."""
+"""(expression, slot, context) -> reason to drop it, or None to keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Rule:
         name: Word under which the funnel counts it.
         cost: What it costs; dearer rules come later.
         judge: Says why to drop, or None; absent for rules that the sieve judges itself because
-            they need the evaluator, a batch at a time.
+            they need the evaluator, a batch at a time, or what was seen before.
     """
 
     name: str
