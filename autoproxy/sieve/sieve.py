@@ -40,6 +40,25 @@ RULES = (
 )
 
 
+def judged(proposal: Expression, same: str, space: SearchSpace, blindness: Blindness) -> Expression:
+    """Return what is judged in place of a proposal; malformed ones as they are.
+
+    Args:
+        proposal: As it was bred.
+        same: The tier, a key of `TIERS`: below `key` nothing is made simpler, in `key` as far as
+            values allow, from `order` on as far as the comparison allows.
+        space: Words and limits.
+        blindness: What the comparison cannot see.
+    """
+    if KEY not in TIERS[same]:
+        return proposal
+    unseen = blindness if ORDER in TIERS[same] else Blindness.NOTHING
+    try:
+        return simplest(proposal, unseen, space.root)
+    except ExpressionError:
+        return proposal
+
+
 class Sieve:
     """Drops candidates that are malformed, hopeless, or known to this run.
 
@@ -51,9 +70,7 @@ class Sieve:
         space: Words and limits.
         evaluator: Gives fingerprints and identities.
         reject: Distortion above which a candidate is dropped; 0 for never.
-        same: When two candidates are taken for one, a key of `TIERS`. Below `key`, proposals are
-            judged as they were proposed and not made simpler; in `key`, as simple as their value
-            allows; from `order` on, as simple as the comparison allows.
+        same: When two candidates are taken for one, a key of `TIERS`; see also `judged`.
 
     Raises:
         ConfigError: There is no such tier.
@@ -71,6 +88,7 @@ class Sieve:
             raise ConfigError(unknown_name("tier of being the same", same, TIERS))
         self._evaluator = evaluator
         self._reject = reject
+        self._same = same
         self._ways = TIERS[same]
         self._context = Context(space, evaluator.blindness)
         self._questions = itertools.count()
@@ -143,14 +161,7 @@ class Sieve:
             self._context.seen.setdefault(way, {}).update(known)
 
     def _judged(self, proposal: Expression) -> Expression:
-        """Return what is judged in place of `proposal`; malformed ones as they are."""
-        if KEY not in self._ways:
-            return proposal
-        blindness = self._context.blindness if ORDER in self._ways else Blindness.NOTHING
-        try:
-            return simplest(proposal, blindness, self._context.space.root)
-        except ExpressionError:
-            return proposal
+        return judged(proposal, self._same, self._context.space, self._context.blindness)
 
     def _malformed(self, expression: Expression, slot: int) -> Dropped | None:
         for rule in STRUCTURE_RULES:
