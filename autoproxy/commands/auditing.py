@@ -155,9 +155,9 @@ def _strata(
         merged = [event for event in events if event.rule == rule]
         chosen = [] if rule == EXACT else _sampled(merged, order, rule)
         pairs = [
-            _Pair((event.slot, other.slot), (made(event), made(other)))
+            _Pair((event.slot, first), (made(event), made(by_slot[first])))
             for event in chosen
-            for other in [by_slot[merged_with(event) or 0]]
+            if (first := merged_with(event)) is not None
         ]
         strata.append(_Stratum(rule, same if same == "text" else tier, len(merged), pairs))
     changed = [
