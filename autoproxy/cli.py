@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from autoproxy.cli_audit import audit
 from autoproxy.cli_benchmark import benchmarks
 from autoproxy.cli_common import Device, Json, Results, interruptible, present, write
 from autoproxy.errors import AutoproxyError, out_of_memory
@@ -23,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(benchmarks, name="benchmark")
+app.command()(audit)
 
 Model = Annotated[
     str | None,

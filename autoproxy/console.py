@@ -252,6 +252,46 @@ def listing(console: Console, found: Mapping[str, Any]) -> None:
         console.print(table)
 
 
+def audit(console: Console, found: Mapping[str, Any]) -> None:
+    """Print how many merges of a run were false, and how much was new by generation."""
+    title = f"Merges of {found['run']} (same = {found['same']}); false ones with 95 % intervals"
+    table = Table("rule", "tier", "merged", "compared", "differ", "rate", title=escape(title))
+    for row in found["merges"]:
+        cells = (row["rule"], row["tier"] or "", row["merged"], row["compared"])
+        exact = "" if row["merged"] == 0 else "exact"
+        told = ("", exact) if row["rate"] is None else (row["different"], _rate(row))
+        table.add_row(*map(str, (*cells, *told)))
+    console.print(table)
+    for row in found["merges"]:
+        for pair in row["examples"]:
+            console.print(_pair(row["rule"], pair), markup=False, highlight=False, soft_wrap=True)
+    console.print(_freshness_table(found["freshness"]))
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    return f"{row['rate']:.2%} [{row['low']:.2%}, {row['high']:.2%}]"
+
+
+def _pair(rule: str, pair: Mapping[str, Any]) -> str:
+    """Return two formulas that were taken for one, and are not, with what each is worth."""
+    values = ["-" if pair[k] is None else f"{pair[k]:.5g}" for k in ("value", "other_value")]
+    return (
+        f"{rule}: slot {pair['slot']} {pair['text']} ({values[0]}) is not slot {pair['same_as']} "
+        f"{pair['other']} ({values[1]}): {pair['share']:.3g} of the bits differ"
+    )
+
+
+def _freshness_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the share of each generation's proposals that no tier so far had merged."""
+    tiers = list(rows[0]["new"]) if rows else []
+    heads = ("generation", "proposed", *(f"new by {tier}" for tier in tiers), "kept")
+    table = Table(*heads, title="New proposals", title_justify="left")
+    for row in rows:
+        shares = [f"{row['new'][tier] / row['proposed']:.0%}" for tier in tiers]
+        table.add_row(str(row["generation"]), str(row["proposed"]), *shares, str(row["kept"]))
+    return table
+
+
 def cache(console: Console, found: Mapping[str, Any]) -> None:
     """Print what the cache of statistics holds, and what was deleted."""
     size = f"{_bytes(found['bytes'])} of at most {_bytes(found['limit'])}"

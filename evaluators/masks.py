@@ -209,6 +209,22 @@ def unpack(bits: NDArray[np.uint8], like: Tensor) -> Tensor:
     return torch.from_numpy(flat).reshape(like.shape).to(like.device)
 
 
+def mask_difference(
+    one: Mapping[str, NDArray[np.uint8]], other: Mapping[str, NDArray[np.uint8]]
+) -> float:
+    """Return the share of bits in which the packed masks of the same matrices differ.
+
+    >>> kept = torch.tensor([[True, False, True, False, True, False, True, False]])
+    >>> mask_difference({"q": pack(kept)}, {"q": pack(kept.roll(1))})
+    1.0
+    """
+    bits = 8 * sum(packed.size for packed in one.values())
+    differing = sum(
+        int(np.unpackbits(packed ^ other[name]).sum(dtype=np.int64)) for name, packed in one.items()
+    )
+    return differing / bits
+
+
 Mask = Tensor | NDArray[np.uint8]
 """A mask, or its bits as `pack` gives them."""
 

@@ -368,6 +368,18 @@ class PredictionEvaluator:
         (found,) = self.behaviour([expression])
         return found if isinstance(found, Failed) else found.digest
 
+    def difference(self, one: Expression, other: Expression) -> float:
+        """Return the share of pairs of networks that two formulas order otherwise.
+
+        Of all networks, also those on which `behaviour` does not look; the reverse order is the
+        same. It is 1 where only one of the two has scores.
+        """
+        everyone = [*self.search.tolist(), *self.unseen.tolist()]
+        scores, others = self.scorer().scores([one, other], everyone)
+        if isinstance(scores, Failed) or isinstance(others, Failed):
+            return float(type(scores) is not type(others))
+        return _disagreement(np.asarray(scores), np.asarray(others))
+
     def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
         """Yield the rank correlation of each expression with the qualities that it may see."""
         for expression in expressions:
@@ -673,6 +685,17 @@ def _definitions() -> str:
     """Return the hash of what words mean and how tensors are measured."""
     modules = (meanings, network_meanings, prediction, sites)
     return content_hash([inspect.getsource(module) for module in modules])
+
+
+def _disagreement(one: Vector, other: Vector) -> float:
+    """Return the share of pairs that two scores order otherwise, whichever way is up.
+
+    >>> _disagreement(np.array([1.0, 2.0, 3.0]), np.array([3.0, 1.0, 2.0]))
+    0.3333333333333333
+    """
+    pairs = len(one) * (len(one) - 1)
+    signs, others = (np.sign(s[:, None] - s[None, :]) for s in (one, other))
+    return min(int((signs != others).sum()), int((signs != -others).sum())) / max(1, pairs)
 
 
 def _fingerprint(scores: Tensor) -> Fingerprint | Failed:

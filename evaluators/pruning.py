@@ -41,7 +41,7 @@ from evaluators.committing import Decision, commit
 from evaluators.config import PruningConfig
 from evaluators.deciding import Decider, Masks
 from evaluators.layers import in_words, skipped
-from evaluators.masks import NM, SPANNING, applied, mask_hash, replaced
+from evaluators.masks import NM, SPANNING, applied, mask_difference, mask_hash, replaced
 from evaluators.methods import METHODS
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Comparison, Reference, block_losses, perplexity
@@ -235,6 +235,13 @@ class PruningEvaluator:
         """Return the hash of all masks that an importance decides, or why it decides none."""
         masks = self._masks_of(expression)
         return masks if isinstance(masks, Failed) else mask_hash(masks.values())
+
+    def difference(self, one: Expression, other: Expression) -> float:
+        """Return the share of all mask bits in which two differ; 1 where only one has masks."""
+        masks, others = self._masks_of(one), self._masks_of(other)
+        if isinstance(masks, Failed) or isinstance(others, Failed):
+            return float(type(masks) is not type(others))
+        return mask_difference(masks, others)
 
     def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
         """Yield the divergence of the model pruned by each importance.

@@ -152,6 +152,10 @@ class SeveralEvaluator:
             digests.append(digest)
         return content_hash(digests)
 
+    def difference(self, one: Expression, other: Expression) -> float:
+        """Return the largest share of mask bits in which two differ under any condition."""
+        return max(condition.difference(one, other) for condition in self.conditions)
+
     def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
         """Yield the mean log-ratio of each importance to Wanda's."""
         for expression in expressions:

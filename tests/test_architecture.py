@@ -39,13 +39,18 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"autoproxy.columns", "autoproxy.sieve"},
     "autoproxy.console": {"autoproxy.columns", "autoproxy.commands"},
     "autoproxy.cli_common": set(),
+    "autoproxy.cli_audit": {
+        "autoproxy.cli_common",
+        "autoproxy.commands",
+        "autoproxy.console",
+    },
     "autoproxy.cli_benchmark": {
         "autoproxy.cli_common",
         "autoproxy.commands",
         "autoproxy.console",
     },
     "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
-    | {"autoproxy.cli_benchmark", "autoproxy.cli_common"},
+    | {"autoproxy.cli_audit", "autoproxy.cli_benchmark", "autoproxy.cli_common"},
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
     "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
 }
@@ -55,9 +60,14 @@ ONLY_IN: Mapping[str, set[str]] = {
     "deap": {"autoproxy.breeding"},
     "sqlalchemy": {"autoproxy.ledger"},
     "sqlite3": {"autoproxy.ledger"},
-    "scipy": {"autoproxy.ledger", "autoproxy.search", "evaluators"},
+    "scipy": {"autoproxy.breeding", "autoproxy.ledger", "autoproxy.search", "evaluators"},
     "sympy": {"autoproxy.language", "autoproxy.export"},
-    "typer": {"autoproxy.cli", "autoproxy.cli_benchmark", "autoproxy.cli_common"},
+    "typer": {
+        "autoproxy.cli",
+        "autoproxy.cli_audit",
+        "autoproxy.cli_benchmark",
+        "autoproxy.cli_common",
+    },
     "rich": {"autoproxy.cli_common", "autoproxy.console"},
     "torch": {"autoproxy.language", "autoproxy.commands", "evaluators"},
     "transformers": {"evaluators"},
@@ -74,7 +84,7 @@ ONLY_IN: Mapping[str, set[str]] = {
 }
 """The parts that alone may import a library."""
 
-COMMAND_LINE = [Path(f"autoproxy/cli{end}.py") for end in ("", "_benchmark", "_common")]
+COMMAND_LINE = [Path(f"autoproxy/cli{end}.py") for end in ("", "_audit", "_benchmark", "_common")]
 PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}
 """A program of its own, run with `python -m`."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
 from scipy.interpolate import RBFInterpolator
+from scipy.linalg import LinAlgError
 
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.expression import Expression, constant
@@ -108,8 +108,8 @@ def _most_hoped(
         )
     except (np.linalg.LinAlgError, ValueError):  # all on one line
         return draws[0]
-    hoped = spline(np.array([_scaled(shape, numbers) for numbers in draws]))
-    return draws[int(np.argmin(hoped))]
+    hoped = spline([_scaled(shape, numbers) for numbers in draws]).tolist()
+    return draws[hoped.index(min(hoped))]
 
 
 def _scaled(shape: str, numbers: Sequence[float]) -> list[float]:

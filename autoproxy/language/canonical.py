@@ -6,7 +6,7 @@ may drop besides depends on the comparison, see `ordering`.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import lru_cache
 
 import torch
@@ -21,10 +21,13 @@ from autoproxy.language.types import Kind
 _EVEN = frozenset({"abs", "square", "sqrt", "log", "pow"})
 """Primitives that do not see the sign of their (first) operand."""
 
+_SUMS = frozenset({"add", "sub"})
+_PRODUCTS = frozenset({"mul", "div"})
+_COMMUTATIVE = frozenset(name for name, primitive in CATALOG.items() if primitive.commutative)
+
 _CACHE = 200_000
 
 
-@lru_cache(maxsize=_CACHE)
 def canonical(expression: Expression) -> Expression:
     """Return the one spelling that stands for all expressions of the same value.
 
@@ -34,13 +37,29 @@ def canonical(expression: Expression) -> Expression:
     >>> str(canonical(parse("mul(x_norm, abs(neg(W)))")))
     'mul(abs(W), x_norm)'
     """
-    if not expression.operands:
-        return expression
-    operands = tuple(canonical(operand) for operand in expression.operands)
-    if CATALOG[expression.head].commutative:
+    known = _KNOWN.get(expression)
+    if known is not None or not expression.operands:
+        return known or expression
+    operands = tuple([canonical(operand) for operand in expression.operands])
+    if expression.head in _COMMUTATIVE:
         operands = tuple(sorted(operands, key=str))
-    node = Expression(expression.head, operands)
-    for rule in _RULES:
+    found = _shortest(Expression(expression.head, operands))
+    if len(_KNOWN) > _CACHE:
+        _KNOWN.clear()
+    _KNOWN[expression] = _KNOWN[found] = found
+    return found
+
+
+_KNOWN: dict[Expression, Expression] = {}
+"""Canonical forms by expression, their own among them; when there are many, all are forgotten."""
+
+
+def _shortest(node: Expression) -> Expression:
+    """Return the canonical form of a node whose operands are canonical and in order."""
+    known = _KNOWN.get(node)
+    if known is not None:
+        return known
+    for rule in _RULES_OF[node.head]:
         shorter = rule(node)
         if shorter is not None:
             return canonical(shorter)
@@ -174,7 +193,7 @@ def _positive(expression: Expression) -> bool:
 
 def _fold(node: Expression) -> Expression | None:
     """Compute a node of constants alone, in float32 as at run time."""
-    if node.head in AGGREGATIONS or not all(operand.is_constant for operand in node.operands):
+    if any(operand.value is None for operand in node.operands):
         return None
     primitive = CATALOG[node.head]
     takes = primitive.signatures[0][0]
@@ -190,10 +209,8 @@ def _fold(node: Expression) -> Expression | None:
 
 def _drop_neutral(node: Expression) -> Expression | None:
     """Drop + 0, - 0, * 1, / 1."""
-    if node.head not in {"add", "sub", "mul", "div"}:
-        return None
     left, right = node.operands
-    neutral = 0.0 if node.head in {"add", "sub"} else 1.0
+    neutral = 0.0 if node.head in _SUMS else 1.0
     if right.value == neutral:
         return left
     if left.value == neutral and node.head in {"add", "mul"}:
@@ -203,7 +220,7 @@ def _drop_neutral(node: Expression) -> Expression | None:
 
 def _unite_equals(node: Expression) -> Expression | None:
     """Rewrite a node whose two operands are one: x - x, x * x, max(x, x)."""
-    if len(node.operands) != 2 or node.operands[0] != node.operands[1]:
+    if node.operands[0] is not node.operands[1]:
         return None
     match node.head:
         case "sub" if kind_of(node) is Kind.SCALAR and not PARTIAL & node.terminals():
@@ -254,26 +271,25 @@ def _negated(head: str, *operands: Expression) -> Expression:
 
 def _repeat_once(node: Expression) -> Expression | None:
     """Apply an idempotent primitive once."""
-    if CATALOG[node.head].idempotent and node.operands[0].head == node.head:
-        return node.operands[0]
-    return None
+    return node.operands[0] if node.operands[0].head == node.head else None
 
 
 def _name_power(node: Expression) -> Expression | None:
     """Write |x|**1, **2 and **0.5 as abs, square and sqrt, which torch computes alike."""
-    if node.head != "pow":
-        return None
     names = {1.0: "abs", 2.0: "square", 0.5: "sqrt"}
     name = names.get(node.operands[1].value or 0.0)
     return Expression(name, node.operands[:1]) if name else None
 
 
-_RULES: tuple[Callable[[Expression], Expression | None], ...] = (
-    _fold,
-    _drop_neutral,
-    _unite_equals,
-    _drop_sign,
-    _undo_neg,
-    _repeat_once,
-    _name_power,
+_RULES: tuple[tuple[Callable[[Expression], Expression | None], Container[str]], ...] = (
+    (_fold, CATALOG.keys() - AGGREGATIONS),
+    (_drop_neutral, _SUMS | _PRODUCTS),
+    (_unite_equals, {"sub", "mul", "maximum", "minimum"}),
+    (_drop_sign, _EVEN),
+    (_undo_neg, {"neg"} | _SUMS | _PRODUCTS),
+    (_repeat_once, {name for name, primitive in CATALOG.items() if primitive.idempotent}),
+    (_name_power, {"pow"}),
 )
+"""The rules in order, each with the primitives that it has something to say of."""
+
+_RULES_OF = {head: tuple(rule for rule, heads in _RULES if head in heads) for head in CATALOG}

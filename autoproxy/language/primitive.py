@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -53,8 +53,10 @@ class Primitive:
     increasing: str = "nowhere"
     idempotent: bool = False
     fast: Callable[..., torch.Tensor] | None = None
+    _results: dict[tuple[Kind, ...], Kind] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_results", dict(self.signatures))
         for operands, result in self.signatures:
             self._prove(operands, result)
 
@@ -65,7 +67,7 @@ class Primitive:
 
     def result(self, operands: tuple[Kind, ...]) -> Kind | None:
         """Return the kind of the result, or None when these operands do not fit."""
-        return next((kind for kinds, kind in self.signatures if kinds == operands), None)
+        return self._results.get(operands)
 
     def source(self) -> str:
         """Return the source code of its meaning, for exports."""

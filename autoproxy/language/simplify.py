@@ -5,7 +5,7 @@ claims no equality. What comes out is what the search measures, stores and expor
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, reduce
 
 from autoproxy.language.blindness import Blindness
@@ -180,29 +180,25 @@ class _Chain:
         number = self._number(inside, outside)
         if number is None:
             return None
-        parts = {
-            (head, narrow): self._united(chosen, narrow=narrow)
-            for head, chosen in ((self._put, inside), (self._take, outside))
-            for narrow in (False, True)
-        }
+        sorted_out: dict[tuple[str, bool], list[Expression]] = {}
+        for head, chosen in ((self._put, inside), (self._take, outside)):
+            for part in chosen:
+                if not part.is_constant:
+                    sorted_out.setdefault((head, _is_narrow(part)), []).append(part)
+        parts = {place: self._united(found) for place, found in sorted_out.items()}
         return self._written(parts, number)
 
-    def _united(self, parts: list[Expression], *, narrow: bool) -> Expression | None:
-        chosen = [part for part in parts if not part.is_constant and _is_narrow(part) is narrow]
-        if not chosen:
-            return None
-        return reduce(lambda a, b: Expression(self._put, (a, b)), sorted(chosen, key=str))
+    def _united(self, parts: list[Expression]) -> Expression:
+        return reduce(lambda a, b: Expression(self._put, (a, b)), sorted(parts, key=str))
 
-    def _written(
-        self, parts: dict[tuple[str, bool], Expression | None], number: float
-    ) -> Expression:
+    def _written(self, parts: Mapping[tuple[str, bool], Expression], number: float) -> Expression:
         """Return the chain that begins with something put in, wide before narrow."""
         order = [(self._put, False), (self._take, False), (self._put, True), (self._take, True)]
-        if parts[self._put, False] is None:
+        if (self._put, False) not in parts:
             order = [order[2], order[1], order[3]]
         ordered: Expression | None = None
         for head, narrow in order:
-            part = parts[head, narrow]
+            part = parts.get((head, narrow))
             if part is None:
                 continue
             if ordered is None and head == self._take:

@@ -28,6 +28,8 @@ class Kind(Enum):
     ATTENTION = "Attention"
     MODEL = "Model"
 
+    __hash__ = object.__hash__  # an Enum's own is of its name and written in Python, so slow
+
 
 TENSOR_KINDS = (Kind.WEIGHT, Kind.PER_INPUT, Kind.PER_OUTPUT, Kind.SCALAR)
 """Kinds along the axes of one weight: what importances are made of."""

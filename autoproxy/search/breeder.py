@@ -61,7 +61,7 @@ class Breeder:
         self._config = config
         self._note = note
         self._proposer = Proposer(Grammar(space), config, evaluator.objective)
-        self._sieve = Sieve(space, evaluator, config.reject)
+        self._sieve = Sieve(space, evaluator, config.reject, same=config.same)
         self._generation = 0  # the next one that is bred, with its first slot
         self._slot = 0
 

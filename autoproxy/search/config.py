@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from autoproxy.errors import ConfigError, unknown_name
+from autoproxy.sieve.tiers import TIERS
 
 STRATEGIES = ("evolve", "random")
 SELECTIONS = ("nsga2", "nsga2-cost", "best")
-TIERS = ("nothing", "text", "key", "order", "fingerprint", "mask")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

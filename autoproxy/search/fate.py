@@ -96,6 +96,7 @@ def dropped(proposal: Proposal, generation: int, verdict: Dropped) -> Fate:
         fate="dropped",
         rule=verdict.rule,
         reason=verdict.reason,
+        same_as=verdict.same_as,
     )
 
 

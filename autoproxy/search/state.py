@@ -89,7 +89,8 @@ class Step:
         born: Slots of those that it measured in full, in order.
         population: Slots of those that stay on its island, in order.
         new: Share of its proposals that were no repetition.
-        seen: What the sieve noted while it was bred: way of being the same, digest, slot.
+        seen: What the sieve noted while it was bred: for each way of being the same, digests and
+            the slot that had each first.
     """
 
     generation: int
@@ -101,7 +102,7 @@ class Step:
     born: tuple[int, ...]
     population: tuple[int, ...]
     new: float
-    seen: tuple[tuple[str, str, int], ...] = ()
+    seen: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON types, but for its generation."""
@@ -114,15 +115,14 @@ class Step:
             "born": list(self.born),
             "population": list(self.population),
             "new": self.new,
-            "seen": [list(row) for row in self.seen],
+            "seen": {way: dict(digests) for way, digests in self.seen.items()},
         }
 
     @classmethod
     def from_json(cls, generation: int, row: Mapping[str, Any]) -> Self:
         """Return the step that `to_json` wrote."""
         plain = {name: tuple(row[name]) for name in ("screened", "born", "population")}
-        seen = tuple((str(way), str(digest), int(slot)) for way, digest, slot in row["seen"])
-        return cls(generation, **{**row, **plain, "seen": seen})
+        return cls(generation, **{**row, **plain})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,17 @@ class Cost(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A candidate goes no further, and why."""
+    """A candidate goes no further, and why.
+
+    Attributes:
+        rule: Name of the rule that dropped it.
+        reason: In words.
+        same_as: Slot of the proposal that it was merged with; None for other rules.
+    """
 
     rule: str
     reason: str
+    same_as: int | None = None
 
 
 @dataclass(slots=True)
@@ -33,15 +40,15 @@ class Context:
     Attributes:
         space: Words and limits.
         blindness: What the evaluator's comparison cannot see.
-        seen: For each way of being the same (`key`, `order`, `fingerprint`, `identity`), the
-            digests so far and the slot that had each first.
-        noted: What was added to `seen`, in order, since somebody asked last.
+        seen: For each way of being the same (see `TIERS`), the digests so far and the slot that
+            had each first.
+        noted: What was added to `seen` since somebody asked last, the same way.
     """
 
     space: SearchSpace
     blindness: Blindness
     seen: dict[str, dict[str, int]] = field(default_factory=dict)
-    noted: list[tuple[str, str, int]] = field(default_factory=list)
+    noted: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def knows(self, way: str, digest: str) -> bool:
         """Return whether `digest` was seen before, without taking note of it."""
@@ -53,12 +60,12 @@ class Context:
         if digest in known:
             return known[digest]
         known[digest] = slot
-        self.noted.append((way, digest, slot))
+        self.noted.setdefault(way, {})[digest] = slot
         return None
 
 
 Judge = Callable[[Expression, int, Context], str | None]
-"""(canonical expression, slot, context) -> reason to drop it, or None to keep it."""
+"""(expression, slot, context) -> reason to drop it, or None to keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class Rule:
         name: Word under which the funnel counts it.
         cost: What it costs; dearer rules come later.
         judge: Says why to drop, or None; absent for rules that the sieve judges itself because
-            they need the evaluator, a batch at a time.
+            they need the evaluator, a batch at a time, or what was seen before.
     """
 
     name: str

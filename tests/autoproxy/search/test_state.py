@@ -53,8 +53,8 @@ def test_an_archive_is_a_tuple_that_others_grow_from(portions: list[list[int]]) 
 
 
 def test_a_step_survives_json() -> None:
-    whole = step(3, 1, screened=(0.1, 0.30000000000000004), born=(31,), population=(31, 7))
-    whole = Step(**{**{n: getattr(whole, n) for n in Step.__slots__}, "seen": (("key", "ab", 30),)})
+    changes = {"screened": (0.1, 0.30000000000000004), "born": (31,), "population": (31, 7)}
+    whole = step(3, 1, **changes, seen={"key": {"ab": 30}, "order": {}})
     assert Step.from_json(3, json.loads(json.dumps(whole.to_json()))) == whole
 
 

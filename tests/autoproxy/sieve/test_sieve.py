@@ -185,9 +185,9 @@ def test_one_value_is_judged_once() -> None:
     sieve = Sieve(EVERYTHING, Scripted())
     verdicts = sieve.judge(numbered("abs(W)", "neg(neg(abs(W)))", "abs(g)", first=7))
     assert names(verdicts) == ["kept", "repeat", "kept"]
-    assert verdicts[1] == Dropped("repeat", "the same value as slot 7")
+    assert verdicts[1] == Dropped("repeat", "the same value as slot 7", same_as=7)
     (later,) = sieve.judge(numbered("mul(W, W)", first=30))
-    assert later == Dropped("repeat", "the same value as slot 7")
+    assert later == Dropped("repeat", "the same value as slot 7", same_as=7)
 
 
 def test_what_failed_is_known_too() -> None:
@@ -203,7 +203,7 @@ def test_one_order_by_algebra_is_judged_once() -> None:
         numbered("mul(x_norm, y_norm)", "mul(x_norm, row_norm(W))", "mul(x_norm, row_std(W))")
     )
     assert names(verdicts) == ["kept", "same-algebra", "kept"]  # a deviation may be zero
-    assert verdicts[1] == Dropped("same-algebra", "by algebra the same order as slot 0")
+    assert verdicts[1] == Dropped("same-algebra", "by algebra the same order as slot 0", same_as=0)
     matrix = Scripted(blindness=Blindness.MATRIX)
     assert judged("mul(x_norm, y_norm)", "mul(x_norm, row_norm(W))", evaluator=matrix) == [
         "kept",
@@ -257,7 +257,7 @@ def test_one_order_on_real_rows_is_measured_once() -> None:
     evaluator = Scripted({"W": Fingerprint("x"), "g": Fingerprint("x"), "g_norm": Fingerprint("y")})
     verdicts = Sieve(EVERYTHING, evaluator).judge(numbered("W", "g", "g_norm", first=4))
     assert names(verdicts) == ["kept", "same-order", "kept"]
-    assert verdicts[1] == Dropped("same-order", "on real rows the same order as slot 4")
+    assert verdicts[1] == Dropped("same-order", "on real rows the same order as slot 4", same_as=4)
     assert evaluator.hashed == ["W", "g_norm"]
 
 
@@ -265,7 +265,7 @@ def test_one_set_of_masks_is_measured_once() -> None:
     evaluator = Scripted(identities={"W": "m", "g": "m", "g_norm": "n"})
     verdicts = Sieve(EVERYTHING, evaluator).judge(numbered("W", "g", "g_norm", first=4))
     assert names(verdicts) == ["kept", "same-mask", "kept"]
-    assert verdicts[1] == Dropped("same-mask", "bit for bit the same masks as slot 4")
+    assert verdicts[1] == Dropped("same-mask", "bit for bit the same masks as slot 4", same_as=4)
 
 
 def test_what_distorts_too_much_is_dropped_and_what_has_no_distortion_is_not() -> None:

@@ -1,0 +1,29 @@
+"""The command `autoproxy audit`: which merges of a run were right.
+
+Nothing heavy is imported before a command runs, as in `autoproxy.cli`.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoproxy.cli_common import Json, Results, interruptible, present
+
+
+def audit(
+    run: Annotated[str | None, typer.Argument(help="Name of the run; default: latest.")] = None,
+    sample: Annotated[int, typer.Option(help="Most merges of each rule that are looked at.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the draw of the sample.")] = 0,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Compare all masks of candidates that a run took for one; show how much was new."""
+    from autoproxy import console
+    from autoproxy.commands.auditing import AuditOrder, audit_run
+    from autoproxy.commands.workspace import Workspace
+
+    order = AuditOrder(run, sample, seed)
+    with interruptible("stopped"), console.progress(quiet=as_json) as show:
+        found = audit_run(Workspace(results), order, show)
+    present(found, as_json, console.audit)
