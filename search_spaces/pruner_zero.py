@@ -64,10 +64,8 @@ AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
 )
 """How it was searched, in all options that a search has, those of later versions among them."""
 
-_KNOWN = (
-    *("evaluations", "population", "batch", "first_batch", "crossover", "immigrants"),
-    *("tournament", "tries", "selection", "reject", "promote", "race", "finalists", "seeds"),
-)
+_LATER = {"simplify"}
+"""Options that a search does not have yet."""
 
 PRUNER_ZERO = SearchSpace(
     name="pruner-zero",
@@ -86,5 +84,5 @@ PRUNER_ZERO = SearchSpace(
     baselines=BASELINES,
     leaves=LEAVES,
     run={"evaluator": "pruning"},
-    search={name: AS_PUBLISHED[name] for name in _KNOWN},
+    search={name: value for name, value in AS_PUBLISHED.items() if name not in _LATER},
 )

@@ -5,6 +5,7 @@ operand has it on the left.
 """
 
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from functools import reduce
 from pathlib import Path
@@ -21,7 +22,7 @@ LARGEST = 10_000
 
 _EXPAND = {label: parse(text) for label, text in TERMINALS.items()}
 _LABELS = {form: label for label, form in _EXPAND.items()}
-_WORDS = {word: label for label, word in reversed(OPERATIONS.items())}  # square is sqr, not pow
+_WORDS = {word: label for label, word in OPERATIONS.items() if label != "pow"}  # square is sqr
 _KEYS = frozenset({"data", "left", "right"})
 
 Tree = dict[str, Any]
@@ -129,7 +130,9 @@ def _node(node: object, where: str) -> tuple[str, list[object]]:
         raise ConfigError(f"{where} has {', '.join(beyond)}, but a node has data, left and right")
     below = [node[side] for side in ("left", "right") if node.get(side) is not None]
     if node.get("left") is None and below:
-        raise ConfigError(f"{where} has an operand on the right alone; one operand goes to the left")
+        raise ConfigError(
+            f"{where} has an operand on the right alone; one operand goes to the left"
+        )
     return node["data"], below
 
 
@@ -229,21 +232,24 @@ def _degree(node: Expression) -> Fraction | None:
     if node.head == "pow":
         base = _degree(node.operands[0])
         return None if base is None else base * Fraction(node.operands[1].value or 0)
-    degrees = [_degree(operand) for operand in node.operands]
-    if None in degrees:
+    degrees = [degree for operand in node.operands if (degree := _degree(operand)) is not None]
+    if len(degrees) < len(node.operands):
         return None
-    first, last = (Fraction(degree or 0) for degree in (degrees[0], degrees[-1]))
-    match node.head:
-        case "mul":
-            return first + last
-        case "pz_div":
-            return first - last
-        case "square" | "sqrt":
-            return first * (2 if node.head == "square" else Fraction(1, 2))
-        case "minmax" | "pz_zsn":
-            return Fraction(0)
-        case "add" | "sub":
-            return first if first == last else None
-        case "abs" | "neg" | "pz_skp":
-            return first
-    return first if first == last == 0 else None
+    if node.head in _DEGREES:
+        return _DEGREES[node.head](degrees[0], degrees[-1])
+    kept = len(set(degrees)) == 1 and (node.head in _HOMOGENEOUS or not degrees[0])
+    return degrees[0] if kept else None
+
+
+_DEGREES: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+    "mul": lambda first, last: first + last,
+    "pz_div": lambda first, last: first - last,
+    "square": lambda first, _: first * 2,
+    "sqrt": lambda first, _: first / 2,
+    "minmax": lambda *_: Fraction(0),
+    "pz_zsn": lambda *_: Fraction(0),
+}
+"""What becomes of the degrees of the first and the last operand."""
+
+_HOMOGENEOUS = frozenset({"add", "sub", "abs", "neg", "pz_skp"})
+"""Primitives that are as many times as large as all their operands."""

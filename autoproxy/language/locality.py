@@ -5,7 +5,17 @@ from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
 
 _OF_ALL = frozenset(
-    {"minmax", "zscore", "entropy", "nuclear", "spectral", "erank", "logdet", "correlation", "pz_zsn"}
+    {
+        "minmax",
+        "zscore",
+        "entropy",
+        "nuclear",
+        "spectral",
+        "erank",
+        "logdet",
+        "correlation",
+        "pz_zsn",
+    }
 )
 """Primitives that look at all entries of what they are applied to, besides `all_...`."""
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 def pz_div(a: Tensor, b: Tensor) -> Tensor:
     """Return a / ||b||, b as wide as the result; a norm below 1e-30 counts as 1e-30."""
-    a, b = torch.broadcast_tensors(a, b)
-    norm: Tensor = torch.linalg.vector_norm(b)
-    return a / norm.clamp_min(1e-30)
+    rows, columns = max(a.shape[0], b.shape[0]), max(a.shape[1], b.shape[1])
+    norm: Tensor = torch.linalg.vector_norm(b.expand(rows, columns))
+    return a.expand(rows, columns) / norm.clamp_min(1e-30)
 
 
 def pz_log(a: Tensor) -> Tensor:

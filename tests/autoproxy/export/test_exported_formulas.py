@@ -234,11 +234,16 @@ class Latex:
             return Expression("layers_logsum", (self.until(r"\right|"),))
         if self.eat(r"\log\left(\left|"):
             return Expression("pz_log", (self.until(r"\right| + 10^{-3}\right)"),))
+        return self.pair() or self.spelled()
+
+    def pair(self) -> Expression | None:
         pairs = (("maximum", r"\max"), ("minimum", r"\min"), ("correlation", r"\mathrm{corr}"))
-        pairs += (("pz_div", r"\mathrm{div}_F"),)
-        for name, start in ((name, rf"{word}\left(") for name, word in pairs):
-            if self.eat(start):
+        for name, word in (*pairs, ("pz_div", r"\mathrm{div}_F")):
+            if self.eat(rf"{word}\left("):
                 return Expression(name, (self.until(", "), self.until(r"\right)")))
+        return None
+
+    def spelled(self) -> Expression | None:
         if self.eat(r"\frac{"):
             return Expression("div", (self.until("}{"), self.until("}")))
         if self.eat(r"\sqrt{\left|"):
