@@ -50,6 +50,7 @@ SPACE = pruner_zero.PRUNER_ZERO
 TARGET_WAY, TARGET_AFTER = "pruner-zero", 350.0
 LOOKS = (100.0, 200.0, 400.0)
 _EPSILON = 1e-6
+_NEVER = 1e15
 
 
 class SpentError(Exception):
@@ -373,7 +374,7 @@ def interval(
 
 
 def middle(sample: Any, axis: int = -1) -> Any:
-    """Return the median, the upper of two, so that one among infinite ones is no NaN."""
+    """Return the median, the upper of two: no mean of a number and what never came."""
     ordered = np.sort(sample, axis=axis)
     return np.take(ordered, ordered.shape[axis] // 2, axis=axis)
 
@@ -467,13 +468,13 @@ def _to_target(by_way: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[st
 
 
 def _shown(values: Sequence[float], form: str) -> str:
+    """Return median and interval; what never came stands for more than anything else."""
     if not values:
         return "-"
-    low, high = interval([values], middle)
-    text = form.format(float(middle(np.asarray(values))))
-    if math.isnan(low) and math.isnan(high):
-        return text.replace("inf", "never")
-    return f"{text} [{form.format(low)}, {form.format(high)}]".replace("inf", "never")
+    capped = [min(value, _NEVER) for value in values]
+    told = [float(middle(np.asarray(capped))), *interval([capped], middle)]
+    one, low, high = ("never" if number >= _NEVER else form.format(number) for number in told)
+    return one if math.isnan(told[1]) else f"{one} [{low}, {high}]"
 
 
 def _shown_difference(pair: Sequence[Sequence[float]]) -> str:
