@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read as JSON"):
         read_best_tree(path)
     path.write_text('{"data": "nope"}', encoding="utf-8")
-    with pytest.raises(ConfigError, match="the root of .*tree.json"):
+    with pytest.raises(ConfigError, match=r"the root of .*tree\.json"):
         read_best_tree(path)
 
 
