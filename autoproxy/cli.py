@@ -515,7 +515,7 @@ def export(
         str | None,
         typer.Argument(help="Expression, baseline, run, or JSON file; default: latest run."),
     ] = None,
-    form: Annotated[str, typer.Option(help="py, sympy, latex, infix or json.")] = "py",
+    form: Annotated[str, typer.Option(help="py, sympy, latex, infix, json or best-tree.")] = "py",
     out: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the function.")] = None,
     space: Annotated[str, typer.Option(help="Space that has the baselines.")] = "importance",
