@@ -1,7 +1,7 @@
 """Between the search and whoever measures: recalled first, measured once, kept on arrival."""
 
 import concurrent.futures
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -30,7 +30,7 @@ class Work(Protocol):
 
 
 class Desk(Protocol):
-    """Where tasks are handed in; it belongs to one thread, which also does all recalling and keeping."""
+    """Where tasks are handed in. One thread owns it, and does all recalling and keeping."""
 
     @property
     def ahead(self) -> bool:
@@ -114,85 +114,87 @@ class CrewDesk:
     ) -> None:
         self._submit = submit
         self._objective = objective
-        self._under_way: dict[Future[list[Outcome]], _Sent] = {}
+        self._under_way: list[_Sent] = []
 
     def begin(self, task: Task, recall: Recall, keep: Keep) -> Work:
         """Recall what is known, and hand out what is not."""
-        self._collect()
+        self._take_in()
         known, rest = _known(task, recall, self._objective)
-        work = _Sent(self, known)
-        if rest is not None:
-            work.future = self._submit(rest)
-            work.missing = rest.fidelities
-            work.keep = keep
-            self._under_way[work.future] = work
+        if rest is None:
+            return _Known(known)
+        work = _Sent(known, self._submit(rest), rest.fidelities, keep)
+        self._under_way.append(work)
         return work
 
     def wait(self) -> None:
         """Wait until one more piece of work is done; keep all that has arrived."""
-        if self._under_way and not self._collect():
-            concurrent.futures.wait(
-                self._under_way, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            self._collect()
+        if self._under_way and not self._take_in():
+            futures = [work.future for work in self._under_way]
+            concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_COMPLETED)
+            self._take_in()
 
     def drop(self) -> None:
         """Cancel what no worker has, and forget the rest."""
-        for future in self._under_way:
-            future.cancel()
+        for work in self._under_way:
+            work.future.cancel()
         self._under_way.clear()
 
-    def _collect(self) -> bool:
-        """Keep what has arrived; return whether anything has."""
-        arrived = [future for future in self._under_way if future.done()]
-        for future in arrived:
-            self.take_in(self._under_way[future])
+    def _take_in(self) -> bool:
+        """Keep what has arrived; return whether there was anything."""
+        arrived = [work for work in self._under_way if work.done]
+        self._under_way = [work for work in self._under_way if work not in arrived]
         return bool(arrived)
 
-    def take_in(self, work: "_Sent") -> None:
-        """Keep what a future holds, waiting for it, unless that was done before."""
-        if work.future is None or self._under_way.pop(work.future, None) is None:
-            return
-        error = work.future.exception()
-        if error is not None:
-            work.error = error  # raised when its turn comes, the same on every run
-            return
-        for fidelity, outcome in zip(work.missing, work.future.result(), strict=False):
-            work.keep(fidelity, outcome)
-            work.known.append(outcome)
+
+class _Known:
+    """A task of which all was known."""
+
+    done = True
+
+    def __init__(self, known: Sequence[Outcome]) -> None:
+        self._known = known
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield what is known."""
+        yield from self._known
 
 
 class _Sent:
     """What is known of a task, and the future of the rest."""
 
-    def __init__(self, desk: CrewDesk, known: list[Outcome]) -> None:
-        self._desk = desk
-        self.known = known
-        self.future: Future[list[Outcome]] | None = None
-        self.missing: tuple[float, ...] = ()
-        self.error: BaseException | None = None
-        self.keep: Keep = _never
+    def __init__(
+        self,
+        known: Sequence[Outcome],
+        future: Future[list[Outcome]],
+        missing: Sequence[float],
+        keep: Keep,
+    ) -> None:
+        self.future = future
+        self._known = known
+        self._missing = missing
+        self._keep = keep
+        self._kept = False
 
     @property
     def done(self) -> bool:
-        """Whether all outcomes are here; they are kept then."""
-        if self.future is not None and self.future.done():
-            self._desk.take_in(self)
-        return self.future is None or self.future.done()
+        """Whether all outcomes are here, and kept; or an error is."""
+        if not self.future.done():
+            return False
+        if not self._kept and not self.future.cancelled() and self.future.exception() is None:
+            self._kept = True
+            for fidelity, outcome in zip(self._missing, self.future.result(), strict=False):
+                self._keep(fidelity, outcome)
+        return True
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield what was known, then what workers measured, once it is here."""
-        recalled = len(self.known) - self._arrived
-        yield from self.known[:recalled]
-        self._desk.take_in(self)
-        if self.error is not None:
-            raise self.error
-        yield from self.known[recalled:]
+        yield from self._known
+        concurrent.futures.wait([self.future])
+        _ = self.done  # kept before anybody acts upon it
+        yield from self.future.result()
 
 
-def _known(
-    task: Task, recall: Recall, objective: Objective
-) -> tuple[list[Outcome], Task | None]:
+def _known(task: Task, recall: Recall, objective: Objective) -> tuple[list[Outcome], Task | None]:
     """Return the outcomes that are known from the first fidelity on, and the task that is left."""
     known: list[Outcome] = []
     for number, fidelity in enumerate(task.fidelities):
@@ -200,12 +202,6 @@ def _known(
         if outcome is None:
             return known, Task(task.text, task.fidelities[number:], task.rival)
         known.append(outcome)
-        if isinstance(outcome, Failed) or ladder.beaten(
-            outcome.blocks, task.rival, objective.sign
-        ):
+        if isinstance(outcome, Failed) or ladder.beaten(outcome.blocks, task.rival, objective.sign):
             break
     return known, None
-
-
-def _never(fidelity: float, outcome: Outcome) -> None:
-    """Stand where nothing will arrive."""

@@ -62,7 +62,7 @@ class Place(Protocol):
         ...
 
     def told(self, error: BaseException) -> BaseException | Loss:
-        """Return what an error of a future of `start` or `begin` says: the work's own, or a loss."""
+        """Return what an error of one of its futures says: one of the work's own, or a loss."""
         ...
 
     def close(self) -> None:

@@ -81,7 +81,8 @@ class DaskPlace:
 
         def connect() -> None:
             try:
-                future.set_result(self.connect(PATIENCE))
+                self.connect(PATIENCE)
+                future.set_result(None)
             except (WorkerError, ConfigError) as error:
                 future.set_exception(WorkerError(str(error)))
 
@@ -134,7 +135,9 @@ class DaskPlace:
                 f"start some: dask worker {self._address} --nthreads 1"
             ) from None
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
-        broad = {name: about["nthreads"] for name, about in workers.items() if about["nthreads"] > 1}
+        broad = {
+            name: about["nthreads"] for name, about in workers.items() if about["nthreads"] > 1
+        }
         if broad:
             self._leave()
             name, threads = next(iter(broad.items()))

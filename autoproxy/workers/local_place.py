@@ -16,10 +16,9 @@ from joblib.externals.loky.process_executor import ProcessPoolExecutor, Terminat
 
 from autoproxy.workers.crew import LIVES, Loss
 
-ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-}
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
 """Environment of a worker: as many workers as cores leave one thread to each."""
 
 WATCH = 1.0
