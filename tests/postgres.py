@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: made in a temporary folder, cut off and started at will."""
+"""A PostgreSQL server of the tests' own, in a temporary folder: stopped and started at will."""
 
 import os
 import pwd
