@@ -1,6 +1,7 @@
 """The workers of a Dask cluster, which shares out work itself."""
 
 import asyncio
+import contextlib
 import threading
 import time
 import uuid
@@ -13,6 +14,9 @@ from autoproxy.workers.crew import CancelledWork, Loss
 
 ANSWER = 30.0
 """Seconds that a scheduler has to answer when a run begins, and to have a worker."""
+
+RECOUNT = 5.0
+"""Seconds between looks at how many workers a cluster has."""
 
 PATIENCE = 900.0
 """Seconds that a scheduler may be away in the middle of a run."""
@@ -58,14 +62,13 @@ class DaskPlace:
         self._address = address
         self._jobs = jobs
         self._client: Any = None
+        self._there = 0
         self._closed = threading.Event()
 
     @property
     def count(self) -> int:
-        """How many workers the cluster has just now."""
-        client = self._client
-        here = len(client.scheduler_info(n_workers=-1)["workers"]) if client else 0
-        return here if self._jobs is None else min(here, self._jobs)
+        """How many workers the cluster had, some seconds ago at most."""
+        return self._there if self._jobs is None else min(self._there, self._jobs)
 
     @property
     def room(self) -> int:
@@ -116,6 +119,7 @@ class DaskPlace:
             else:
                 self._client = client
                 self._see_workers(max(1.0, deadline - time.monotonic()))
+                threading.Thread(target=self._recount, args=(client,), daemon=True).start()
                 return
 
     def _silence(self, patience: float, error: Exception) -> str:
@@ -146,6 +150,12 @@ class DaskPlace:
                 "does one thing at a time; start workers with: dask worker "
                 f"{self._address} --nthreads 1 --nworkers {threads}"
             )
+
+    def _recount(self, client: Any) -> None:
+        """Follow how many workers there are; to ask each time would cost a message each."""
+        while not self._closed.wait(RECOUNT) and client is self._client:
+            with contextlib.suppress(OSError, TimeoutError, ValueError):  # lost: told elsewhere
+                self._there = len(client.nthreads())
 
     def start(self, work: Callable[[Any], Any], argument: Any) -> Future[Any]:
         """Send some work to the scheduler."""

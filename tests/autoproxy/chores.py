@@ -18,7 +18,8 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def environment(_: object) -> dict[str, str]:
+def environment(seconds: float) -> dict[str, str]:
+    time.sleep(seconds)  # so that one worker does not do everything
     return dict(os.environ)
 
 
@@ -70,6 +71,13 @@ class Cluster:
         self._processes.append(dask("scheduler", *here))
         many = "--nworkers=2", "--nthreads=1", "--no-dashboard", "--memory-limit=0"
         self._processes.append(dask("worker", self.address, *many))
+
+    def wait(self) -> None:
+        """Return when both workers are there."""
+        from distributed import Client
+
+        with Client(self.address, timeout=30, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
 
     def stop(self, sign: signal.Signals) -> None:
         """End the scheduler; its workers go when they notice."""

@@ -37,6 +37,7 @@ pytestmark = [
 def cluster() -> Iterator[Cluster]:
     pytest.importorskip("distributed")
     own = Cluster()
+    own.wait()
     yield own
     own.stop(signal.SIGTERM)
 
@@ -168,8 +169,9 @@ def environments(workers: Workers) -> list[dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     deadline = time.monotonic() + 60
     while len(found) < 2 and time.monotonic() < deadline:
-        seen = workers.submit(chores.environment, 0).result(timeout=60)
-        found[seen["CUDA_VISIBLE_DEVICES"]] = seen
+        for future in [workers.submit(chores.environment, 0.05) for _ in range(2)]:
+            seen = future.result(timeout=60)
+            found[seen["CUDA_VISIBLE_DEVICES"]] = seen
     return [found[device] for device in sorted(found)]
 
 
