@@ -105,7 +105,7 @@ class Workers:
         self._posts = [_Post(place) for place in places]
         self._waiting: deque[_Call] = deque()
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._error: WorkerError | None = None
+        self._error: Exception | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
         self._thread.start()
@@ -152,7 +152,10 @@ class Workers:
 
     def _serve(self) -> None:
         while (event := self._events.get()) is not None:
-            event()
+            try:
+                event()
+            except Exception as error:  # noqa: BLE001 - a bug here must not leave anybody waiting
+                self._fail(error)
 
     def _take(self, call: _Call) -> None:
         if self._error is not None:
@@ -232,11 +235,17 @@ class Workers:
         self._posts.remove(post)
         if self._posts:
             return
+        self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Give `error` to all who wait, and to whoever comes."""
         self._error = error
-        for call in self._waiting:
+        for call in (*self._waiting, *(c for post in self._posts for c in post.holds.values())):
             if call.future.running() or call.future.set_running_or_notify_cancel():
                 call.future.set_exception(error)
         self._waiting.clear()
+        for post in self._posts:
+            post.holds.clear()
 
 
 def _free(post: _Post) -> int:

@@ -138,10 +138,9 @@ class DaskPlace:
                 f"the Dask scheduler at {self._address} has had no workers for {patience:.0f} s; "
                 f"start some: dask worker {self._address} --nthreads 1"
             ) from None
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
-        broad = {
-            name: about["nthreads"] for name, about in workers.items() if about["nthreads"] > 1
-        }
+        workers = self._client.nthreads()
+        self._there = len(workers)
+        broad = {name: threads for name, threads in workers.items() if threads > 1}
         if broad:
             self._leave()
             name, threads = next(iter(broad.items()))
@@ -176,7 +175,8 @@ class DaskPlace:
             deaths = error.allowed_failures + 1
             return Loss(f"the Dask worker {error.last_worker.address} died", False, deaths)
         lost = (CancelledError, CancelledWork, CommClosedError)
-        if isinstance(error, lost) or self._client.status != "running":
+        client = self._client
+        if isinstance(error, lost) or client is None or client.status != "running":
             return Loss(f"the connection to the Dask scheduler at {self._address} was lost")
         return error
 

@@ -395,9 +395,51 @@ def test_without_any_place_that_starts_everything_fails_with_the_reason() -> Non
             workers.submit(chores.double, 2).result(timeout=10)
 
 
+def test_a_bug_in_a_place_leaves_nobody_waiting() -> None:
+    place = Unsteady(1, ["whole"])
+    place.told = None  # type: ignore[assignment]
+    with Workers([place]) as workers:
+        futures = [workers.submit(chores.double, number) for number in range(3)]
+        for future in futures:
+            with pytest.raises(TypeError, match="not callable"):
+                future.result(timeout=10)
+
+
 def test_who_is_at_work_pays_for_a_death_not_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "LIVES", 2)
-    with Workers([Unsteady(3, ["whole", "whole", "done", "whole"])]) as workers:
+    place = Stuck()
+    with Workers([place]) as workers:
         futures = [workers.submit(chores.double, number) for number in range(3)]
-        outcomes = [future.exception(timeout=10) for future in futures]
-    assert sum(error is not None for error in outcomes) <= 1
+        for _ in range(2):
+            place.wait_until_it_holds(3)
+            place.lose_everything()
+        with pytest.raises(WorkerError, match="at work on 0: a storm"):
+            futures[0].result(timeout=10)
+        place.wait_until_it_holds(2)
+        place.finishes = True
+        place.lose_everything()
+        assert [future.result(timeout=10) for future in futures[1:]] == [2, 4]
+
+
+class Stuck(Unsteady):
+    """A place for three that finishes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(3, [])
+        self.finishes = False
+        self.held: list[Future[Any]] = []
+
+    def start(self, work: Any, argument: Any) -> Future[Any]:
+        if self.finishes:
+            return super().start(work, argument)
+        self.held.append(Future())
+        return self.held[-1]
+
+    def wait_until_it_holds(self, count: int) -> None:
+        while len(self.held) < count:
+            time.sleep(0.001)
+
+    def lose_everything(self) -> None:
+        held, self.held = self.held, []
+        for future in reversed(held):  # whoever is told first is not to blame for that
+            future.set_exception(OSError("a storm"))
