@@ -13,12 +13,17 @@ import typer
 from autoproxy.cli_audit import audit
 from autoproxy.cli_benchmark import benchmarks
 from autoproxy.cli_common import (
+    Backend,
     Device,
+    Devices,
     Json,
     LedgerPlace,
     Results,
+    Scheduler,
+    WorkerCount,
     interruptible,
     present,
+    split_devices,
     write,
 )
 from autoproxy.errors import AutoproxyError, out_of_memory
@@ -241,12 +246,17 @@ def search(
     draw: Draw = None,
     control: Control = None,
     jobs: Jobs = None,
+    workers: WorkerCount = None,
+    backend: Backend = None,
+    scheduler: Scheduler = None,
+    devices: Devices = None,
     results: Results = Path("results"),
     ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Discover a metric, compare it with hand-made ones and random search, and export it."""
     from autoproxy import console
+    from autoproxy.commands.crew import Crew
     from autoproxy.commands.plan import make_plan, read_settings
     from autoproxy.commands.session import Session
     from autoproxy.commands.workspace import Workspace
@@ -273,24 +283,31 @@ def search(
         evaluator=_of_evaluator(locals()),
     )
     with interruptible(), console.progress(quiet=as_json) as show:
-        summary = Session(plan, Workspace(results, ledger), show).execute()
+        crew = Crew(backend, workers, scheduler, split_devices(devices))
+        summary = Session(plan, Workspace(results, ledger), show, crew=crew).execute()
     present(summary, as_json, console.summary)
 
 
 @app.command()
 def resume(
     run: Annotated[str | None, typer.Argument(help="Name of the run; default: latest.")] = None,
+    workers: WorkerCount = None,
+    backend: Backend = None,
+    scheduler: Scheduler = None,
+    devices: Devices = None,
     results: Results = Path("results"),
     ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Go on with an interrupted run, to the same result as if nothing had happened."""
     from autoproxy import console
+    from autoproxy.commands.crew import Crew
     from autoproxy.commands.session import resume_session
     from autoproxy.commands.workspace import Workspace
 
     with interruptible(), console.progress(quiet=as_json) as show:
-        summary = resume_session(Workspace(results, ledger), run, show).execute()
+        crew = Crew(backend, workers, scheduler, split_devices(devices))
+        summary = resume_session(Workspace(results, ledger), run, show, crew).execute()
     present(summary, as_json, console.summary)
 
 

@@ -21,8 +21,26 @@ LedgerPlace = Annotated[
         help="SQLite file or postgresql:// URL of the ledger; default: in the results folder.",
     ),
 ]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option("--workers", help="Processes that measure; see docs/cluster.md."),
+]
+Backend = Annotated[
+    str | None, typer.Option(help="loky (this machine), dask or ray: where workers run.")
+]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask or Ray cluster.")]
+Devices = Annotated[str | None, typer.Option(help="CUDA devices, one worker each, such as 0,1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+
+
+def split_devices(devices: str | None) -> tuple[str, ...]:
+    """Return the devices that a flag names.
+
+    >>> split_devices("0, 1"), split_devices(None)
+    (('0', '1'), ())
+    """
+    return tuple(word.strip() for word in (devices or "").split(",") if word.strip())
 
 
 @contextlib.contextmanager

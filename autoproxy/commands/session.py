@@ -2,19 +2,22 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import psutil
 
 from autoproxy.commands import loading
 from autoproxy.commands.boards import write_leaderboard
+from autoproxy.commands.crew import Crew
 from autoproxy.commands.memory import LedgerMemory
 from autoproxy.commands.metrics import write_metric
 from autoproxy.commands.plan import Plan, make_plan
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.commands.summary import Findings, summarise
+from autoproxy.commands.worker import Job
 from autoproxy.commands.workspace import Workspace, write_json, write_text
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
@@ -23,8 +26,10 @@ from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import Evaluation, RunRecord
 from autoproxy.search.config import SearchConfig
+from autoproxy.search.desk import Desk, Keep, Recall
 from autoproxy.search.loop import Search, finalists
 from autoproxy.search.state import SearchState
+from autoproxy.search.tasks import Task
 from autoproxy.spaces import Baseline, SearchSpace
 
 RANDOM_SUFFIX = ".random"
@@ -43,12 +48,14 @@ class Session:
         workspace: Where results go.
         show: Told of every step.
         run: Name of an existing run to go on with; None starts a new one.
+        crew: Who measures.
     """
 
     plan: Plan
     workspace: Workspace
     show: Show
     run: str | None = None
+    crew: Crew = field(default_factory=Crew)
 
     def execute(self) -> dict[str, Any]:
         """Do the whole run and return its summary, which is also in the run's folder.
@@ -72,10 +79,19 @@ class Session:
                 )
             )
             loading.check_terminals(space, evaluator)
-            evaluator.prepare(loading.needed_terminals(space, evaluator))
+            terminals = loading.needed_terminals(space, evaluator)
+            evaluator.prepare(terminals)
             name = self.run or self._new_name(space, evaluator.protocol())
             stack.enter_context(self._new_folder(name))
-            return _Run(self, name, space, evaluator, ledger).execute()
+            job = Job.of(
+                self.plan.evaluator,
+                options,
+                cache=self.workspace.cache,
+                terminals=terminals,
+                opened=evaluator,
+            )
+            desk = stack.enter_context(self.crew.desk(evaluator, job))
+            return _Run(self, name, space, _Open(evaluator, desk, ledger)).execute()
 
     def _check_name(self) -> None:
         """Refuse a name that a new run cannot have, before any long work."""
@@ -112,8 +128,10 @@ class Session:
             yield
 
 
-def resume_session(workspace: Workspace, run: str | None, show: Show) -> Session:
-    """Return the session that goes on with `run` (default: the latest).
+def resume_session(
+    workspace: Workspace, run: str | None, show: Show, crew: Crew | None = None
+) -> Session:
+    """Return the session that goes on with `run` (default: the latest), with any crew.
 
     Raises:
         ConfigError: There is no such run, or another process is at work on it.
@@ -121,7 +139,16 @@ def resume_session(workspace: Workspace, run: str | None, show: Show) -> Session
     name = workspace.existing_run(run)
     with workspace.locked(name):
         plan = make_plan(workspace.run_folder(name) / "run.toml", run={}, search={}, evaluator={})
-    return Session(plan, workspace, show, name)
+    return Session(plan, workspace, show, name, crew or Crew())
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What a run holds open."""
+
+    evaluator: loading.OpenEvaluator
+    desk: Desk
+    ledger: Ledger
 
 
 class _Run:
@@ -132,18 +159,18 @@ class _Run:
         session: Session,
         name: str,
         space: SearchSpace,
-        evaluator: loading.OpenEvaluator,
-        ledger: Ledger,
+        held: _Open,
     ) -> None:
         self._plan = session.plan
         self._workspace = session.workspace
         self._show = session.show
         self._name = name
         self._space = space
-        self._evaluator = evaluator
-        self._ledger = ledger
-        self._protocol = ledger.remember_protocol(evaluator.protocol())
-        self._sign = evaluator.objective.sign
+        self._evaluator = held.evaluator
+        self._desk = held.desk
+        self._ledger = held.ledger
+        self._protocol = self._ledger.remember_protocol(self._evaluator.protocol())
+        self._sign = self._evaluator.objective.sign
         self._clocks: dict[str, Clock] = {}  # by run: its companion has time of its own
 
     def execute(self) -> dict[str, Any]:
@@ -212,22 +239,25 @@ class _Run:
         """Measure every hand-made metric that the evaluator can, outside the budget."""
         clock = Clock()
         usable = loading.usable_baselines(self._space, self._evaluator)
+        begun = [self._desk.begin(*self._about(baseline)) for baseline in usable]
         measured: dict[str, tuple[Baseline, Outcome]] = {}
-        for number, baseline in enumerate(usable):
+        for number, (baseline, work) in enumerate(zip(usable, begun, strict=True)):
             self._show(Progress("baselines", number, len(usable), clock.seconds))
-            measured[baseline.name] = (baseline, self._measure(baseline))
+            (outcome,) = work.outcomes()
+            measured[baseline.name] = (baseline, outcome)
         return measured
 
-    def _measure(self, baseline: Baseline) -> Outcome:
+    def _about(self, baseline: Baseline) -> tuple[Task, Recall, Keep]:
+        """Return how a hand-made metric is measured, recalled and kept."""
         expression = canonical(baseline.expression)
-        known = self._ledger.recall(key(expression), self._protocol, 1.0)
-        if known is not None:
-            return known
-        (outcome,) = self._evaluator.measure([expression], 1.0)
-        self._ledger.remember(
-            Evaluation(key(expression), self._protocol, 1.0, str(expression), None, outcome)
-        )
-        return outcome
+        address, text = key(expression), str(expression)
+
+        def keep(fidelity: float, outcome: Outcome) -> None:
+            row = Evaluation(address, self._protocol, fidelity, text, None, outcome)
+            self._ledger.remember(row)
+
+        recall = partial(self._ledger.recall, address, self._protocol)
+        return Task(text, (1.0,)), recall, keep
 
     def _search(
         self, name: str, plan: Plan, baselines: Mapping[str, tuple[Baseline, Outcome]]
@@ -257,7 +287,7 @@ class _Run:
             show()
             return _exhausted(plan.search, clock.seconds)
 
-        loop = Search(self._space, self._evaluator, memory, plan.search, stop)
+        loop = Search(self._space, self._evaluator, memory, plan.search, stop, self._desk)
         for state in loop.run():  # noqa: B007 - the last one is the result
             show()
             self._stands(name, "running")  # so that a run that is killed keeps its time

@@ -42,13 +42,13 @@ def open_workers(
     if backend not in BACKENDS:
         raise ConfigError(unknown_name("backend", backend, BACKENDS))
     if jobs is not None and jobs < 1:
-        raise ConfigError(f"--jobs must be at least 1, got {jobs}")
+        raise ConfigError(f"--workers must be at least 1, got {jobs}")
     if len(set(devices)) < len(devices):
         raise ConfigError(f"--devices names one twice: {','.join(devices)}; each has one worker")
     if devices and jobs not in {None, len(devices)}:
         raise ConfigError(
             f"each device has one worker: --devices {','.join(devices)} makes {len(devices)}, "
-            f"but --jobs says {jobs}; leave --jobs away"
+            f"but --workers says {jobs}; leave --workers away"
         )
     if backend == "loky":
         if address is not None:

@@ -275,7 +275,7 @@ def _deadly(argument: object, reason: str) -> str:
     shown = shown if len(shown) <= 300 else f"{shown[:300]}..."
     return (
         f"{LIVES} workers ended, one after another, while they were at work on {shown}: {reason}; "
-        "give each more memory (fewer --jobs, --dtype bfloat16, a shorter --length) and go on "
+        "give each more memory (fewer --workers, --dtype bfloat16, a shorter --length) and go on "
         "with: autoproxy resume"
     )
 

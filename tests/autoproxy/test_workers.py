@@ -139,7 +139,7 @@ def test_what_kills_every_worker_is_given_up_and_the_rest_is_done(
     deadly = loky.submit(chores.die, "the-deadly-one")
     others = [loky.submit(chores.double, number) for number in range(10)]
     assert [future.result(timeout=60) for future in others] == [2 * n for n in range(10)]
-    with pytest.raises(WorkerError, match=r"3 workers ended.*the-deadly-one.*SIGKILL.*--jobs"):
+    with pytest.raises(WorkerError, match=r"3 workers ended.*the-deadly-one.*SIGKILL.*--workers"):
         deadly.result(timeout=60)
 
 
@@ -267,9 +267,9 @@ def test_work_that_waits_can_be_cancelled(tmp_path: Path) -> None:
     ("asked", "told"),
     [
         ({"backend": "lok"}, "did you mean 'loky'"),
-        ({"jobs": 0}, "--jobs must be at least 1"),
+        ({"jobs": 0}, "--workers must be at least 1"),
         ({"devices": ("0", "0")}, "names one twice"),
-        ({"devices": ("0", "1"), "jobs": 3}, "leave --jobs away"),
+        ({"devices": ("0", "1"), "jobs": 3}, "leave --workers away"),
         ({"address": "tcp://host:1"}, "--backend dask or ray"),
         ({"backend": "dask"}, "--scheduler tcp://host:8786"),
         ({"backend": "dask", "address": "here", "devices": ("0",)}, "CUDA_VISIBLE_DEVICES"),

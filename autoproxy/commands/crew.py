@@ -1,0 +1,53 @@
+"""The crew of a run: who measures, as flags ask for it."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from autoproxy.commands.worker import Job, measure
+from autoproxy.evaluation import Evaluator
+from autoproxy.search.desk import CrewDesk, Desk, LocalDesk
+from autoproxy.workers import open_workers
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who measures; it changes the time that a run takes, never its result.
+
+    Attributes:
+        backend: `loky`, `dask` or `ray`; None where nothing is said.
+        workers: How many; None for as many as there is room for.
+        scheduler: Address of a cluster.
+        devices: CUDA devices, with one worker each.
+    """
+
+    backend: str | None = None
+    workers: int | None = None
+    scheduler: str | None = None
+    devices: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process measures by itself, since nothing else is asked."""
+        return self == Crew()
+
+    @contextlib.contextmanager
+    def desk(self, evaluator: Evaluator, job: Job) -> Iterator[Desk]:
+        """Open the place where the search hands in what is to be measured.
+
+        Raises:
+            ConfigError: What is asked does not fit together, or a library is missing.
+            WorkerError: A cluster does not answer.
+        """
+        if self.alone:
+            yield LocalDesk(evaluator)
+            return
+        with open_workers(
+            self.backend or "loky",
+            jobs=self.workers,
+            address=self.scheduler,
+            devices=self.devices,
+        ) as workers:
+            submit = partial(workers.submit, partial(measure, job))
+            yield CrewDesk(submit, evaluator.objective)
