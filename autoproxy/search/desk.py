@@ -188,9 +188,9 @@ class _Sent:
     def outcomes(self) -> Iterator[Outcome]:
         """Yield what was known, then what workers measured, once it is here."""
         yield from self._known
-        concurrent.futures.wait([self.future])
+        arrived = self.future.result()
         _ = self.done  # kept before anybody acts upon it
-        yield from self.future.result()
+        yield from arrived
 
 
 def _known(task: Task, recall: Recall, objective: Objective) -> tuple[list[Outcome], Task | None]:

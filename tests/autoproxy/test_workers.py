@@ -70,7 +70,7 @@ def workers(request: pytest.FixtureRequest) -> Workers:
 def running(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text(encoding="ascii").split()[2] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

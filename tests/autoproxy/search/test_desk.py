@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
 import pytest
@@ -177,11 +177,13 @@ def test_an_error_is_raised_when_its_turn_comes_and_nothing_of_it_is_kept() -> N
 def test_what_is_dropped_is_cancelled_and_never_kept() -> None:
     desk, workers = crew()
     books = [Book(), Book()]
-    for book in books:
-        desk.begin(Task(GOOD, RUNGS), book.recall, book.keep)
+    works = [desk.begin(Task(GOOD, RUNGS), book.recall, book.keep) for book in books]
     workers.sent[0][1].set_running_or_notify_cancel()  # a worker has it
     desk.drop()
     assert workers.sent[1][1].cancelled()
+    assert works[1].done
+    with pytest.raises(CancelledError):
+        next(works[1].outcomes())
     task, future = workers.sent[0]
     future.set_result(list(climb(toy(), task)))
     desk.wait()
