@@ -397,8 +397,8 @@ def table(asked: argparse.Namespace) -> None:
 def report(setting: str, by_way: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """Yield the lines of the tables of one setting."""
     some = next(iter(by_way.values()))[0]
-    yield f"## {some['model']}, {some['sparsity']} dropped, {some['blocks']} blocks of "
-    yield f"{some['length']} tokens (setting {setting})\n"
+    texts = f"{some['blocks']} blocks of {some['length']} tokens"
+    yield f"## {some['model']}, {some['sparsity']} dropped, {texts} (setting {setting})\n"
     yield from _best_values(by_way)
     yield from _differences(by_way)
     if TARGET_WAY in by_way:

@@ -140,11 +140,10 @@ def _constant(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
 
 def _may_move(grammar: Grammar, node: Node) -> bool:
     """Return whether a number, or that of a root or square, may become another in the space."""
-    powers = "pow" in grammar.space.primitives
     if not _is_number(node):
-        return powers and grammar.is_power(node)
+        return grammar.is_power(node)
     is_exponent = node.ret is grammar.type_of(Kind.EXPONENT)
-    return powers if is_exponent else bool(grammar.space.constants)
+    return bool(grammar.space.exponents if is_exponent else grammar.space.constants)
 
 
 def _is_number(node: Node) -> bool:

@@ -94,6 +94,14 @@ def test_the_sign_of_a_weight_never_comes_back() -> None:
     assert str(GRAMMAR.to_expression(bare)) == "mul(abs(W), x_norm)"
 
 
+@given(st.integers(0, 10**6))
+def test_numbers_that_simplification_brings_in_do_not_move(seed: int) -> None:
+    parent = parse("mul(pow(W, 4), mul(2, x_norm))")
+    child = mutate(GRAMMAR, random.Random(seed), "constant", parent)
+    numbers = {node.value for node in child.walk() if node.is_constant}
+    assert numbers <= {4.0, 2.0, 100.0}  # the last one is of a leaf
+
+
 def test_how_it_was_searched() -> None:
     plan = make_plan(
         None, run={"space": "search_spaces.pruner_zero:PRUNER_ZERO"}, search={}, evaluator={}
