@@ -181,11 +181,15 @@ def search(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Root of all randomness.")] = None,
     strategy: Annotated[str | None, typer.Option(help="evolve or random.")] = None,
-    selection: Annotated[str | None, typer.Option(help="nsga2 or best.")] = None,
+    selection: Annotated[str | None, typer.Option(help="nsga2, nsga2-cost or best.")] = None,
     population: Annotated[int | None, typer.Option(help="Individuals that stay.")] = None,
     seeds: Annotated[
         bool | None,
         typer.Option("--seeds/--no-seeds", help="Start from the hand-made metrics."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any option of [search], such as islands=2; repeatable."),
     ] = None,
     random_search: Annotated[
         bool | None,
@@ -234,7 +238,7 @@ def search(
 ) -> None:
     """Discover a metric, compare it with hand-made ones and random search, and export it."""
     from autoproxy import console
-    from autoproxy.commands.plan import make_plan
+    from autoproxy.commands.plan import make_plan, read_settings
     from autoproxy.commands.session import Session
     from autoproxy.commands.workspace import Workspace
 
@@ -255,6 +259,7 @@ def search(
             "selection": selection,
             "population": population,
             "seeds": seeds,
+            **read_settings(settings or ()),
         },
         evaluator=_of_evaluator(locals()),
     )

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Protocol
 
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
+from autoproxy.language.parse import parse
 
 
 class Direction(Enum):
@@ -111,24 +113,36 @@ class Individual:
     """An expression that was measured at full fidelity, with where it came from.
 
     Attributes:
-        expression: Its canonical form.
+        text: Its canonical form; text rather than a tree, since a run may hold 100,000 of them.
         key: Content hash of the canonical form.
         complexity: Sum of the costs of its primitives and one for each leaf.
         value: Measured at fidelity 1, in the objective's unit.
         slot: Position in the run's order of proposals.
-        origin: `initial`, `crossover`, `subtree`, `point`, `shrink`, `constant`, `seed`, ...
+        origin: `random`, `crossover`, `subtree`, `point`, `shrink`, `constant`, `seed`, ...
         parents: Keys of the individuals it was bred from.
         details: Further numbers measured on the way, such as `perplexity`.
+        generation: In which it was bred.
     """
 
-    expression: Expression
+    text: str
     key: str
     complexity: int
     value: float
     slot: int
-    origin: str = "initial"
+    origin: str = "random"
     parents: tuple[str, ...] = ()
     details: Mapping[str, float] = field(default_factory=dict)
+    generation: int = 0
+
+    @property
+    def expression(self) -> Expression:
+        """The tree that `text` spells."""
+        return _spelled(self.text)
+
+
+@lru_cache(maxsize=10_000)
+def _spelled(text: str) -> Expression:
+    return parse(text)
 
 
 class Evaluator(Protocol):

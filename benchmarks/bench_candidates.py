@@ -24,7 +24,7 @@ from autoproxy.evaluation import Outcome
 from autoproxy.language.expression import Expression
 from autoproxy.language.program import Program
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.loop import Fate, Search
+from autoproxy.search.fate import Fate, Search
 from autoproxy.sieve.rules import Kept
 from evaluators.layers import prunable, weights_of
 from evaluators.perplexity import block_losses, perplexity

@@ -40,8 +40,7 @@ from autoproxy.language.simplify import simplest
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.proposals import propose
-from autoproxy.search.state import SearchState
+from autoproxy.search.proposals import Parents, Proposer
 from autoproxy.seeding import lend_to_global, stream
 from autoproxy.sieve.sieve import Sieve
 from evaluators.behaviour import row_local
@@ -71,7 +70,7 @@ class Ours:
         self.blindness = evaluator.blindness
         individuals = tuple(
             Individual(
-                expression=parent,
+                text=str(parent),
                 key=key(parent),
                 complexity=complexity(parent),
                 value=float(place),
@@ -79,14 +78,15 @@ class Ours:
             )
             for place, parent in enumerate(parents)
         )
-        self.state = SearchState(generation=1, slot=len(parents), population=individuals)
+        self.parents = Parents(individuals)
 
     def proposals(self, count: int, tries: int = 1) -> list[Expression]:
         """Breed children; with one try whatever comes out first stands."""
         config = SearchConfig(seed=0, batch=count, tries=tries, population=POPULATION)
         novelty = Sieve(SPACE, self.evaluator).novelty if tries > 1 else str
         objective = self.evaluator.objective
-        found = propose(self.grammar, config, objective, self.state, novelty)
+        slots = range(POPULATION, POPULATION + count)
+        found = Proposer(self.grammar, config, objective).propose(slots, self.parents, novelty)
         return [proposal.expression for proposal in found]
 
     def sieved(self, children: Sequence[Expression]) -> object:

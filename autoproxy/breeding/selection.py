@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from deap import base, tools
 
 from autoproxy.evaluation import Individual, Objective
+from autoproxy.language.running import running_cost
 
 
 class _Fitness(base.Fitness):  # type: ignore[misc]  # DEAP has no types
-    """Value (as the objective wants it) and complexity, both to be small."""
+    """Value (as the objective wants it), complexity and what it costs to run: all to be small."""
 
-    weights = (-1.0, -1.0)
+    weights = (-1.0, -1.0, -1.0)
 
 
 class _Entrant:
     """An individual with the fitness attribute that DEAP's selectors read."""
 
-    def __init__(self, individual: Individual, objective: Objective) -> None:
+    def __init__(self, individual: Individual, objective: Objective, *, cost: bool = False) -> None:
         self.individual = individual
-        self.fitness = _Fitness((objective.sign * individual.value, individual.complexity))
+        price = running_cost(individual.expression) if cost else 0.0
+        self.fitness = _Fitness((objective.sign * individual.value, individual.complexity, price))
 
 
 def survivors(
@@ -31,14 +33,15 @@ def survivors(
         pool: Who there is; the order decides between equals.
         count: How many stay; all, when there are no more.
         objective: What their values mean.
-        method: `nsga2` (value against complexity, spread kept) or `best` (value alone).
+        method: `nsga2` (value against complexity, spread kept), `nsga2-cost` (against
+            `running_cost` besides) or `best` (value alone).
     """
-    entrants = [_Entrant(individual, objective) for individual in pool]
-    if method == "nsga2":
+    entrants = [_Entrant(i, objective, cost=method == "nsga2-cost") for i in pool]
+    if method == "best":
+        chosen = tools.selBest(entrants, count)
+    else:
         # The default, nd="standard", is quadratic: 374 us an individual at 2000 against 5.
         chosen = tools.selNSGA2(entrants, min(count, len(entrants)), nd="log")
-    else:
-        chosen = tools.selBest(entrants, count)
     return tuple(entrant.individual for entrant in chosen)
 
 

@@ -1,11 +1,13 @@
 """The ledger as the search sees it, with the counts that a view shows."""
 
 from collections import Counter
+from collections.abc import Callable
 
-from autoproxy.evaluation import Outcome
+from autoproxy.evaluation import Individual, Measured, Outcome
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import Evaluation, Event
-from autoproxy.search.loop import Fate
+from autoproxy.search.fate import Fate
+from autoproxy.search.state import Step
 from autoproxy.sieve.rules import Kept
 
 
@@ -15,11 +17,13 @@ class LedgerMemory:
     Args:
         ledger: Where they are kept.
         run: Name of the run that the fates belong to.
+        protocol: Content hash of the protocol that it measures under.
     """
 
-    def __init__(self, ledger: Ledger, run: str) -> None:
+    def __init__(self, ledger: Ledger, run: str, protocol: str) -> None:
         self._ledger = ledger
         self._run = run
+        self._protocol = protocol
         self.funnel: Counter[str] = Counter()
         self.recalled = 0
         self.spent = 0.0
@@ -71,5 +75,36 @@ class LedgerMemory:
                 value=fate.value,
                 complexity=fate.complexity,
                 generation=fate.generation,
+                same_as=fate.same_as,
             )
         )
+
+    def advance(self, step: Step) -> None:
+        """Store that a generation is done, and what it changed."""
+        self._ledger.add_step(self._run, step.generation, step.to_json())
+
+    def steps(self) -> tuple[list[Step], Callable[[int], Individual]]:
+        """Return the generations that are done already, and who was measured in which slot."""
+        steps = [Step.from_json(*row) for row in self._ledger.steps(self._run)]
+        self.spent = sum(step.spent for step in steps)
+        self.funnel = Counter(self._ledger.fates(self._run, len(steps)))
+        self.funnel["proposed"] = self.funnel.total()
+        people = {}
+        if steps:
+            for event, outcome in self._ledger.measured(self._run, self._protocol):
+                people[event.slot] = _individual(event, outcome)
+        return steps, people.__getitem__
+
+
+def _individual(event: Event, outcome: Measured) -> Individual:
+    return Individual(
+        text=event.text,
+        key=event.key,
+        complexity=event.complexity,
+        value=outcome.value,
+        slot=event.slot,
+        origin=event.origin,
+        parents=event.parents,
+        details=outcome.details,
+        generation=event.generation,
+    )

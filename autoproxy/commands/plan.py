@@ -1,6 +1,7 @@
 """The plan of a run: everything a search was asked to do, from a run file and flags."""
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,27 @@ def make_plan(
         search=SearchConfig.from_mapping(in_search, where),
         options={**tables.get("evaluator", {}), **_said(evaluator)},
     )
+
+
+def read_settings(words: Iterable[str]) -> dict[str, Any]:
+    """Return the options that NAME=VALUE words set; values are written as in a run file.
+
+    >>> read_settings(["lag=1", "race=false", "selection=best"])
+    {'lag': 1, 'race': False, 'selection': 'best'}
+
+    Raises:
+        ConfigError: A word has no `=`.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"--set takes NAME=VALUE, such as islands=2; got {word!r}")
+        try:
+            found[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name.strip()] = value  # a word without quotes
+    return found
 
 
 def _said(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
+
 from autoproxy.commands import loading
 from autoproxy.commands.boards import write_leaderboard
 from autoproxy.commands.memory import LedgerMemory
@@ -20,6 +22,7 @@ from autoproxy.language.canonical import canonical, key
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import Evaluation, RunRecord
+from autoproxy.search.config import SearchConfig
 from autoproxy.search.loop import Search, finalists
 from autoproxy.search.state import SearchState
 from autoproxy.spaces import Baseline, SearchSpace
@@ -231,13 +234,12 @@ class _Run:
     ) -> tuple[SearchState, LedgerMemory]:
         stage = "search" if name == self._name else "random search"
         clock = Clock()
-        memory = LedgerMemory(self._ledger, name)
-        limit = plan.search.minutes
+        memory = LedgerMemory(self._ledger, name, self._protocol)
         state = SearchState()
         reference = _reference(baselines)
 
         def show() -> None:
-            best = state.best(self._evaluator.objective)
+            best = state.best
             self._show(
                 Progress(
                     stage,
@@ -251,11 +253,11 @@ class _Run:
                 )
             )
 
-        def expired() -> bool:  # asked after every measurement
+        def stop() -> str | None:  # asked after every measurement
             show()
-            return limit is not None and clock.seconds > 60 * limit
+            return _exhausted(plan.search, clock.seconds)
 
-        loop = Search(self._space, self._evaluator, memory, plan.search, expired)
+        loop = Search(self._space, self._evaluator, memory, plan.search, stop)
         for state in loop.run():  # noqa: B007 - the last one is the result
             show()
             self._stands(name, "running")  # so that a run that is killed keeps its time
@@ -364,6 +366,17 @@ def _hall(state: SearchState, evaluator: loading.OpenEvaluator) -> HallOfFame:
     for individual in state.archive:
         hall = hall.add(individual)
     return hall
+
+
+def _exhausted(config: SearchConfig, seconds: float) -> str | None:
+    """Return why a search must end: its time is up, or its memory is used up."""
+    if config.minutes is not None and seconds > 60 * config.minutes:
+        return "the time is up"
+    if config.memory is not None:
+        held = psutil.Process().memory_info().rss / 2**30
+        if held > config.memory:
+            return f"{held:.1f} GiB of memory are in use, the limit is {config.memory:g}"
+    return None
 
 
 def _reference(

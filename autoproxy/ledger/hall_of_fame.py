@@ -20,8 +20,8 @@ class HallOfFame:
 
     >>> from autoproxy.evaluation import Direction
     >>> hall = HallOfFame(Objective("kl", "nats", Direction.MINIMIZE))
-    >>> hall = hall.add(Individual(parse("abs(W)"), "a", 2, 0.5, slot=0))
-    >>> hall = hall.add(Individual(parse("abs(g)"), "b", 2, 0.7, slot=1))
+    >>> hall = hall.add(Individual("abs(W)", "a", 2, 0.5, slot=0))
+    >>> hall = hall.add(Individual("abs(g)", "b", 2, 0.7, slot=1))
     >>> [str(individual.expression) for individual in hall.front()]
     ['abs(W)']
     """
@@ -96,7 +96,7 @@ class HallOfFame:
 
 def _individual(row: Mapping[str, Any]) -> Individual:
     return Individual(
-        expression=parse(row["text"]),
+        text=str(parse(row["text"])),
         key=str(row["key"]),
         complexity=int(row["complexity"]),
         value=float(row["value"]),

@@ -27,6 +27,7 @@ from autoproxy.ledger.rows import (
     evaluation_row,
     event_of,
     event_row,
+    measured_of,
     outcome_of,
     report_of,
     report_row,
@@ -41,6 +42,7 @@ from autoproxy.ledger.schema import (
     REPORTS,
     RUNS,
     SCHEMA_VERSION,
+    STEPS,
     VERSION,
 )
 
@@ -99,7 +101,7 @@ class Ledger:
                 return
             found = connection.execute(sa.select(VERSION.c.version)).scalar()
             if found is not None and OLDEST <= found < SCHEMA_VERSION:
-                migrate(connection)
+                migrate(connection, found)
                 return
         if found != SCHEMA_VERSION:
             raise StorageError(
@@ -254,6 +256,49 @@ class Ledger:
         query = sa.select(EVENTS).where(EVENTS.c.run == run).order_by(EVENTS.c.slot)
         with self._transaction(reading=True) as connection:
             return [event_of(row) for row in connection.execute(query)]
+
+    def measured(self, run: str, protocol: str) -> list[tuple[Event, Measured]]:
+        """Return the proposals of a run that were measured in full, in order, with what came out.
+
+        Args:
+            run: Name.
+            protocol: Content hash of the protocol that it measures under.
+        """
+        known = sa.and_(
+            EVALUATIONS.c.key == EVENTS.c.key,
+            EVALUATIONS.c.protocol == protocol,
+            EVALUATIONS.c.fidelity == 1.0,
+        )
+        query = (
+            sa.select(EVENTS, EVALUATIONS.c.details, EVALUATIONS.c.seconds)
+            .join(EVALUATIONS, known)
+            .where(EVENTS.c.run == run, EVENTS.c.fate == "measured")
+            .order_by(EVENTS.c.slot)
+        )
+        with self._transaction(reading=True) as connection:
+            return [measured_of(row) for row in connection.execute(query)]
+
+    def add_step(self, run: str, generation: int, content: Mapping[str, Any]) -> None:
+        """Store what a whole generation of a run changed; the same one twice changes nothing."""
+        row = {"run": run, "generation": generation, "content": dict(content)}
+        self._insert(STEPS, row)
+
+    def steps(self, run: str) -> list[tuple[int, dict[str, Any]]]:
+        """Return the whole generations of a run, in order, and what each changed."""
+        query = sa.select(STEPS).where(STEPS.c.run == run).order_by(STEPS.c.generation)
+        with self._transaction(reading=True) as connection:
+            return [(row.generation, row.content) for row in connection.execute(query)]
+
+    def fates(self, run: str, generations: int) -> dict[str, int]:
+        """Return how many proposals of the first generations each rule dropped, and the rest."""
+        what = sa.func.coalesce(EVENTS.c.rule, EVENTS.c.fate)
+        query = (
+            sa.select(what, sa.func.count())
+            .where(EVENTS.c.run == run, EVENTS.c.generation < generations)
+            .group_by(what)
+        )
+        with self._transaction(reading=True) as connection:
+            return {str(name): int(count) for name, count in connection.execute(query)}
 
     def funnel(self, run: str) -> dict[str, int]:
         """Return how many proposals of a run each rule dropped, and what became of the rest."""

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from autoproxy.ledger.rows import plain
-from autoproxy.ledger.schema import REPORTS, SCHEMA_VERSION, VERSION
+from autoproxy.ledger.schema import REPORTS, SCHEMA_VERSION, STEPS, VERSION
 
 OLDEST = 1
 """The earliest schema version that can be brought up to date."""
@@ -15,14 +15,23 @@ FIRST_VALUES = ("perplexity", "kl")
 """The values of every report row of version 1, each in a column of its own."""
 
 
-def migrate(connection: Connection) -> None:
-    """Turn the tables of version 1 into those of this version, all or none.
-
-    Version 2 keeps the values of a report by name, since not all reports are of pruning. Rows keep
-    their order; nothing is lost.
+def migrate(connection: Connection, version: int) -> None:
+    """Turn the tables of an earlier version into those of this one, all or none.
 
     Args:
         connection: With a transaction that writes, of which this is a part.
+        version: Of the tables as they are.
+    """
+    if version < 2:
+        _name_values(connection)
+    _add_steps(connection)
+    connection.execute(sa.update(VERSION).values(version=SCHEMA_VERSION))
+
+
+def _name_values(connection: Connection) -> None:
+    """Version 2 keeps the values of a report by name, since not all reports are of pruning.
+
+    Rows keep their order; nothing is lost.
     """
     old = connection.execute(sa.text("SELECT * FROM reports ORDER BY number")).mappings().all()
     connection.execute(sa.text("DROP TABLE reports"))
@@ -32,7 +41,15 @@ def migrate(connection: Connection) -> None:
         connection.execute(
             sa.insert(REPORTS).values(**{**values, "values": plain(values["values"])})
         )
-    connection.execute(sa.update(VERSION).values(version=SCHEMA_VERSION))
+
+
+def _add_steps(connection: Connection) -> None:
+    """Version 3 records whole generations, and what a repetition repeats.
+
+    A run of an earlier version has no generations on record: it is resumed by replay.
+    """
+    STEPS.create(connection)
+    connection.execute(sa.text("ALTER TABLE events ADD COLUMN same_as INTEGER"))
 
 
 def with_values(row: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Event:
         value: Of the dearest measurement.
         complexity: Sum of the costs of its primitives.
         generation: Of the run.
+        same_as: Slot of the proposal that it repeats, where it was dropped for that.
     """
 
     run: str
@@ -63,6 +64,7 @@ class Event:
     value: float | None
     complexity: int
     generation: int
+    same_as: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,13 @@ def event_of(row: Row[Any]) -> Event:
     return Event(**values | {"parents": tuple(row.parents)})
 
 
+def measured_of(row: Row[Any]) -> tuple[Event, Measured]:
+    """Return the event and the outcome that a row of both tables holds."""
+    values = {name: getattr(row, name) for name in EVENTS.columns.keys()}  # noqa: SIM118 - no mapping
+    event = Event(**values | {"parents": tuple(row.parents)})
+    return event, Measured(row.value, 1.0, row.seconds, _numbers(row.details))
+
+
 def run_row(record: RunRecord, protocol: str) -> dict[str, Any]:
     """Return a run as a row, with the hash of its protocol."""
     return {

@@ -13,7 +13,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised by every change of a table or of the meaning of a column; see `migration.py`."""
 
 METADATA = MetaData()
@@ -74,6 +74,15 @@ EVENTS = Table(
     Column("value", Double),
     Column("complexity", Integer, nullable=False),
     Column("generation", Integer, nullable=False),
+    Column("same_as", Integer),
+)
+
+STEPS = Table(
+    "steps",
+    METADATA,
+    Column("run", String(120), primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("content", JSON, nullable=False),
 )
 
 REPORTS = Table(

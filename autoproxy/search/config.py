@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from autoproxy.errors import ConfigError, unknown_name
+from autoproxy.sieve.tiers import TIERS
 
 STRATEGIES = ("evolve", "random")
-SELECTIONS = ("nsga2", "best")
+SELECTIONS = ("nsga2", "nsga2-cost", "best")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,20 +24,37 @@ class SearchConfig:
             fidelity costs its share, one that the ledger knows costs the same.
         minutes: When to stop at the latest, None for never; the run then ends at a logged slot.
         strategy: `evolve`, or `random` for the same sieve and initialiser without breeding.
-        population: Individuals that stay after each generation.
+        islands: Populations that breed in turn, each on its own but for migrants.
+        lag: Generations that may be under way while another is bred: generation g breeds from
+            what is known after generation g - 1 - lag. No worker waits for a generation to end
+            where this is above 0. Results depend on it, not on the number of workers.
+        migration: Generations of an island after which the best of the one before it join; 0 for
+            never.
+        population: Individuals of an island that stay after each of its generations.
+        lifespan: Generations of its island after which an individual makes room, however good
+            (the archive keeps it); 0 for never.
         batch: Candidates of a generation that the sieve lets through; it proposes until it has
             them, or eight times as many were proposed.
-        first_batch: The same of the first generation, whose proposals are all random.
+        first_batch: The same of the first generation of each island, all of them random.
         crossover: Chance that a child has two parents.
-        immigrants: Chance that a proposal is random in a later generation.
+        mutation: Chance that a child of two parents is mutated besides.
+        tune: Chance that a child is its parent with tuned numbers.
+        immigrants: Chance that a proposal is random in a later generation; it rises to a half
+            where hardly any proposal is new, but for 0, which means never.
         tournament: How many are drawn when a parent is chosen; the best of them breeds.
         tries: How often a slot may draw until its proposal is new.
-        selection: `nsga2` (value against complexity) or `best` (value alone).
+        selection: `nsga2` (value against complexity), `nsga2-cost` (and against what a formula
+            costs to run) or `best` (value alone).
+        same: What makes a proposal a known one, each with those before it: `nothing`, `text`,
+            `key` (the same value by algebra), `order` (by algebra), `fingerprint` (the same order
+            on real rows) or `mask` (all that the objective sees).
         reject: How many times Wanda's distortion a candidate may have before it is dropped
             unmeasured; 0 for never.
         promote: Share of the candidates of a cheap rung that go on.
         race: Whether a candidate that goes on is stopped as soon as it is significantly worse,
             block by block, than the middle of the population.
+        patience: Evaluations without a better one after which the run ends, None for never.
+        memory: GiB of this process beyond which the run ends, None for no limit.
         finalists: How many are re-ranked on fresh blocks at the end.
         seeds: Whether the hand-made metrics start in the population.
     """
@@ -45,37 +63,38 @@ class SearchConfig:
     evaluations: float = 120.0
     minutes: float | None = None
     strategy: str = "evolve"
+    islands: int = 1
+    lag: int = 0
+    migration: int = 4
     population: int = 16
+    lifespan: int = 0
     batch: int = 16
     first_batch: int = 48
     crossover: float = 0.4
+    mutation: float = 0.0
+    tune: float = 0.0
     immigrants: float = 0.1
     tournament: int = 2
     tries: int = 8
     selection: str = "nsga2"
+    same: str = "mask"
     reject: float = 1.4
     promote: float = 0.2
     race: bool = True
+    patience: float | None = None
+    memory: float | None = None
     finalists: int = 10
     seeds: bool = False
 
     def __post_init__(self) -> None:
-        _within("evaluations", self.evaluations, 1, 1e9)
-        _within("population", self.population, 2, 100_000)
-        _within("batch", self.batch, 1, 100_000)
-        _within("first_batch", self.first_batch, 2, 1_000_000)
-        _within("tournament", self.tournament, 1, 1000)
-        _within("tries", self.tries, 1, 1000)
-        _within("finalists", self.finalists, 1, 1000)
-        _within("crossover", self.crossover, 0, 1)
-        _within("immigrants", self.immigrants, 0, 1)
-        _within("promote", self.promote, 0.01, 1)
-        _within("reject", self.reject, 0, 1e6)
-        if self.minutes is not None:
-            _within("minutes", self.minutes, 0.01, 1e6)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                _within(name, value, low, high)
         for name, value, known in (
             ("strategy", self.strategy, STRATEGIES),
             ("selection", self.selection, SELECTIONS),
+            ("same", self.same, TIERS),
         ):
             if value not in known:
                 raise ConfigError(unknown_name(name, value, known))
@@ -99,6 +118,31 @@ class SearchConfig:
     def to_mapping(self) -> dict[str, Any]:
         """Return the options as plain values, those that are None left out (TOML has none)."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "evaluations": (1, 1e9),
+    "minutes": (0.01, 1e6),
+    "islands": (1, 1000),
+    "lag": (0, 1000),
+    "migration": (0, 1_000_000),
+    "population": (2, 100_000),
+    "lifespan": (0, 1_000_000),
+    "batch": (1, 100_000),
+    "first_batch": (2, 1_000_000),
+    "crossover": (0, 1),
+    "mutation": (0, 1),
+    "tune": (0, 1),
+    "immigrants": (0, 1),
+    "tournament": (1, 1000),
+    "tries": (1, 1000),
+    "reject": (0, 1e6),
+    "promote": (0.01, 1),
+    "patience": (1, 1e9),
+    "memory": (0.1, 1e6),
+    "finalists": (1, 1000),
+}
+"""For each option that is a number: the least and the greatest that it may be."""
 
 
 def read_toml(path: Path, sections: Mapping[str, object]) -> dict[str, dict[str, Any]]:

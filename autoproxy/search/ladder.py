@@ -8,7 +8,6 @@ from scipy import stats
 
 from autoproxy.evaluation import Individual, Objective, by_block
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.state import SearchState
 
 TRUSTED = 0.7
 """Rank correlation with the full value under which a rung ranks no longer."""
@@ -56,11 +55,13 @@ def agreement(archive: Sequence[Individual], fidelity: float) -> float | None:
     return None if found.statistic != found.statistic else float(found.statistic)  # NaN
 
 
-def incumbent(state: SearchState, config: SearchConfig, objective: Objective) -> Individual | None:
+def incumbent(
+    population: Sequence[Individual], config: SearchConfig, objective: Objective
+) -> Individual | None:
     """Return whom candidates race against: the middle of a full population, or nobody."""
-    if not config.race or len(state.population) < config.population:
+    if not config.race or len(population) < config.population:
         return None
-    ranked = sorted(state.population, key=lambda i: (objective.sign * i.value, i.slot))
+    ranked = sorted(population, key=lambda i: (objective.sign * i.value, i.slot))
     return ranked[len(ranked) // 2]
 
 

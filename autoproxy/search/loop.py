@@ -1,76 +1,47 @@
-"""The loop of the search: propose, sieve, measure, select; one state after another."""
+"""The loop of the search: breed, measure, select; one state after another."""
 
 import bisect
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
 
-from autoproxy.breeding.grammar import Grammar
-from autoproxy.breeding.selection import survivors
 from autoproxy.evaluation import (
     Evaluator,
-    Failed,
     Individual,
     Measured,
     Outcome,
     by_block,
     content_hash,
 )
-from autoproxy.language.complexity import complexity
-from autoproxy.language.expression import Expression
-from autoproxy.search import ladder
+from autoproxy.search.breeder import Breeder, Brood
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.proposals import Proposal, propose
+from autoproxy.search.desk import Desk, LocalDesk, Work
+from autoproxy.search.fate import Memory, fate_of, individual_of
+from autoproxy.search.replacement import staying
 from autoproxy.search.state import SearchState
-from autoproxy.sieve.rules import Dropped, Kept
-from autoproxy.sieve.sieve import Sieve
+from autoproxy.search.tasks import Task
+from autoproxy.sieve.rules import Kept
 from autoproxy.spaces import SearchSpace
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of one proposal; a row of the run's record.
+@dataclass(slots=True)
+class Flight:
+    """A generation under way: what was bred, and what was asked about it.
+
+    All that is decided about it depends on the state that it was bred from and on its own
+    outcomes alone, so that several may be under way at once.
 
     Attributes:
-        proposal: What was proposed, and where it came from.
-        generation: When.
-        expression: Its canonical form where it was kept, else as it was proposed.
-        key: Content hash of the canonical form; empty for what was dropped.
-        complexity: Of `expression`.
-        fate: `measured` (in full), `screened` (stopped after the cheap rung), `raced` (stopped by
-            the test between blocks), `failed` or `dropped`.
-        rule: The rule that dropped it.
-        reason: Why it was dropped or failed.
-        fidelity: Of the dearest measurement.
-        value: Of the dearest measurement.
+        brood: What was bred.
+        screens: The cheap measurement of each candidate; none where no rung screens.
+        races: The dear measurement of each that was promoted, by its place among the candidates;
+            None until it is known who is.
     """
 
-    proposal: Proposal
-    generation: int
-    expression: Expression
-    key: str
-    complexity: int
-    fate: str
-    rule: str | None = None
-    reason: str | None = None
-    fidelity: float | None = None
-    value: float | None = None
-
-
-class Memory(Protocol):
-    """What the loop needs of the ledger: to ask before measuring, and to keep all it learns."""
-
-    def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
-        """Return what is known of a candidate, or None."""
-        ...
-
-    def keep(self, kept: Kept, protocol: str, fidelity: float, outcome: Outcome) -> None:
-        """Store an outcome the instant it is known."""
-        ...
-
-    def note(self, fate: Fate) -> None:
-        """Store what became of a proposal."""
-        ...
+    brood: Brood
+    screens: list[Work]
+    races: dict[int, Work] | None = None
 
 
 class Search:
@@ -81,7 +52,8 @@ class Search:
         evaluator: How good a candidate is.
         memory: Where outcomes are kept and looked up.
         config: How to look.
-        expired: Says whether the time is up; asked between measurements.
+        stop: Says why to end before the budget is spent, or None; asked between measurements.
+        desk: Who measures; by default this process, one candidate after another.
     """
 
     def __init__(
@@ -90,172 +62,218 @@ class Search:
         evaluator: Evaluator,
         memory: Memory,
         config: SearchConfig,
-        expired: Callable[[], bool] = lambda: False,
+        stop: Callable[[], str | None] = lambda: None,
+        desk: Desk | None = None,
     ) -> None:
         self._space = space
         self._evaluator = evaluator
         self._memory = memory
         self._config = config
-        self._expired = expired
-        self._grammar = Grammar(space)
-        self._sieve = Sieve(space, evaluator, config.reject)
+        self._stop = stop
+        self._desk = desk or LocalDesk(evaluator)
+        self._breeder = Breeder(space, evaluator, config, memory.note)
         self._protocol = content_hash(evaluator.protocol())
 
-    def run(self, state: SearchState | None = None) -> Iterator[SearchState]:
+    def run(self) -> Iterator[SearchState]:
         """Yield the state after each generation, until the budget is spent.
 
-        It is deterministic: with what the memory holds it repeats itself without measuring
-        anything twice, so an interrupted run is resumed by running it again.
+        It is deterministic, and goes on where the memory's record of it ends: whole generations
+        are taken from the record without breeding or judging anything again, and of those that
+        were under way nothing is measured twice.
         """
-        state = state or SearchState()
-        idle = 0
-        while state.finished is None:
-            before = len(state.archive)
-            state = self._generation(state)
-            idle = 0 if len(state.archive) > before else idle + 1
-            if idle >= _IDLE_GENERATIONS and state.finished is None:
-                state = state.finish(f"nothing new in {idle} generations")
+        bases = self._recorded()
+        state = self._unless_over(bases[-1])
+        if state.finished:
             yield state
+            return
+        flights = deque(self._launch(base) for base in bases)
+        while state.finished is None:
+            state = self._land(flights, state)
+            yield state
+            if state.finished is None:
+                flights.append(self._launch(state))
+        self._desk.drop()
 
-    def _generation(self, state: SearchState) -> SearchState:
-        before = len(state.archive)
-        state, kept = self._sieved(state)
-        after = self._climb(state, kept)
-        pool = (*after.population, *after.archive[before:])
-        return replace(
-            after,
-            generation=state.generation + 1,
-            population=survivors(
-                pool, self._config.population, self._evaluator.objective, self._config.selection
-            ),
-        )
+    def _recorded(self) -> list[SearchState]:
+        """Return the states that the generations under way are bred from, the latest last.
 
-    def _sieved(self, state: SearchState) -> tuple[SearchState, list[tuple[Proposal, Kept]]]:
-        """Propose in portions until as many candidates as a generation has came through."""
-        kept: list[tuple[Proposal, Kept]] = []
-        for _ in range(_PORTIONS):
-            proposals = self._proposals(state)
-            verdicts = self._sieve.judge([(p.slot, p.expression) for p in proposals])
-            for proposal, verdict in zip(proposals, verdicts, strict=True):
-                if isinstance(verdict, Dropped):
-                    self._memory.note(_dropped(proposal, state.generation, verdict))
-                else:
-                    kept.append((proposal, verdict))
-            state = replace(state, slot=state.slot + len(proposals))
-            if len(kept) >= len(proposals):
-                break
-        return state, kept
+        Generation g is bred from the state after g - lag generations, or from the start.
+        """
+        states = [SearchState.start(self._config.islands)] * (self._config.lag + 1)
+        steps, who = self._memory.steps()
+        for step in steps:
+            self._breeder.skip(step)
+            after = states[-1].after(step, who, self._evaluator.objective)
+            states = [*states[1:], after]
+        return states
 
-    def _proposals(self, state: SearchState) -> list[Proposal]:
-        config = self._config
+    def _launch(self, base: SearchState) -> Flight:
+        """Breed the next generation from a state, and ask for its first measurements."""
+        flight = Flight(self._breeder.breed(base), [])
+        if screening := self._screening(flight):
+            flight.screens = [self._ask(c, (screening,), None) for _, c in flight.brood.kept]
+        if self._desk.ahead:
+            self._race_when_screened(flight)
+        return flight
+
+    def _screening(self, flight: Flight) -> float:
+        """Return the fidelity that screens a generation; 0 where none does, or can be trusted."""
         *cheap, _ = self._evaluator.fidelities
-        if cheap:  # half of a small budget is left for full measurements
-            affordable = int(config.evaluations / 2 / cheap[0])
-            config = replace(config, first_batch=max(2, min(config.first_batch, affordable)))
-        proposals = propose(
-            self._grammar,
-            config,
-            self._evaluator.objective,
-            state,
-            self._sieve.novelty,
-        )
-        if state.slot or not self._config.seeds:
-            return proposals
-        known = [b for b in self._space.baselines if not self._space.violation(b.expression)]
-        seeds = [Proposal(s.slot, b.expression, "seed") for s, b in zip(proposals, known)]  # noqa: B905 - the shorter list ends it
-        return seeds + proposals[len(seeds) :]
+        rung = flight.brood.step.rung
+        return cheap[rung] if rung < len(cheap) else 0.0
 
-    def _climb(self, state: SearchState, kept: Sequence[tuple[Proposal, Kept]]) -> SearchState:
-        """Measure the batch rung by rung; what a cheap rung ranks low goes no further."""
-        state = self._trusting(state)
-        *cheap, _ = self._evaluator.fidelities
-        waiting, paid = list(kept), 0.0
-        for fidelity in cheap[state.rung : state.rung + 1]:
-            state, waiting = self._screen(state, waiting, fidelity)
-            paid = fidelity
-        incumbent = ladder.incumbent(state, self._config, self._evaluator.objective)
-        for proposal, candidate in waiting:
-            if state.finished:
+    def _ask(self, candidate: Kept, fidelities: Sequence[float], rival: Individual | None) -> Work:
+        """Begin to measure a candidate."""
+        task = Task(
+            text=str(candidate.expression),
+            fidelities=tuple(fidelities),
+            rival=by_block(rival.details) if rival else (),
+        )
+        recall = partial(self._memory.recall, candidate.key, self._protocol)
+        return self._desk.begin(task, recall, partial(self._memory.keep, candidate, self._protocol))
+
+    def _land(self, flights: deque[Flight], state: SearchState) -> SearchState:
+        """Return the state after the oldest generation under way.
+
+        What it measured is charged and told in the order of its slots, whoever measured it when,
+        so that the end of the budget falls on the same measurement for any number of workers.
+        """
+        if self._desk.ahead and (why := self._wait_for(flights)):
+            return state.finish(why)
+        flight = flights.popleft()
+        brood = flight.brood
+        bill = _Bill(state.spent, self._config.evaluations, self._stop)
+        outcomes = _taken(flight.screens, bill)
+        promoted = self._promoted(flight, outcomes)
+        self._note_screened(flight, outcomes, promoted)
+        born = self._raced(flight, promoted, bill)
+        step = replace(
+            brood.step,
+            spent=bill.charged,
+            screened=tuple(o.value for o in outcomes if isinstance(o, Measured)),
+            born=tuple(individual.slot for individual in born),
+            population=staying(brood.step, state, born, self._config, self._evaluator.objective),
+        )
+        people = {individual.slot: individual for individual in born}
+        after = state.after(step, people.__getitem__, self._evaluator.objective)
+        if bill.finished:
+            return after.finish(bill.finished)
+        self._memory.advance(step)
+        return self._unless_over(after)
+
+    def _wait_for(self, flights: deque[Flight]) -> str | None:
+        """Wait until the oldest generation is measured; begin races meanwhile, of any."""
+        while flights[0].races is None or not all(w.done for w in flights[0].races.values()):
+            self._desk.wait()
+            for flight in flights:
+                self._race_when_screened(flight)
+            if why := self._stop():
+                return why
+        return None
+
+    def _race_when_screened(self, flight: Flight) -> None:
+        if flight.races is None and all(work.done for work in flight.screens):
+            outcomes = [next(work.outcomes()) for work in flight.screens]
+            self._begin_races(flight, self._promoted(flight, outcomes))
+
+    def _begin_races(self, flight: Flight, promoted: Sequence[int]) -> dict[int, Work]:
+        paid = self._screening(flight)
+        dearer = [f for f in self._evaluator.fidelities if f > paid]
+        steps = dearer if flight.brood.rival else dearer[-1:]
+        races = {p: self._ask(flight.brood.kept[p][1], steps, flight.brood.rival) for p in promoted}
+        flight.races = races
+        return races
+
+    def _promoted(self, flight: Flight, outcomes: Sequence[Outcome]) -> list[int]:
+        """Return the places of those that a cheap rung ranks among the best so far."""
+        if not self._screening(flight):
+            return list(range(len(flight.brood.kept)))
+        sign = self._evaluator.objective.sign
+        values = [o.value for o in outcomes if isinstance(o, Measured)]
+        ranked = sorted(sign * value for value in (*flight.brood.screened, *values))
+        bar = max(1, round(self._config.promote * len(ranked)))
+        return [
+            place
+            for place, o in enumerate(outcomes)
+            if isinstance(o, Measured) and bisect.bisect_left(ranked, sign * o.value) < bar
+        ]
+
+    def _note_screened(
+        self, flight: Flight, outcomes: Sequence[Outcome], promoted: Sequence[int]
+    ) -> None:
+        for place, outcome in enumerate(outcomes):
+            if place not in promoted:
+                self._note(flight, place, outcome, "screened")
+
+    def _raced(self, flight: Flight, promoted: Sequence[int], bill: "_Bill") -> list[Individual]:
+        """Take the dear measurements, in order, and return who was measured in full."""
+        races = flight.races
+        if races is None:
+            races = self._begin_races(flight, promoted)
+        born = []
+        for place in promoted:
+            if bill.finished:
                 break
-            state, outcome, fate = self._race(state, candidate, paid, incumbent)
-            self._memory.note(_fate(proposal, state.generation, candidate, outcome, fate))
-            if isinstance(outcome, Measured) and fate == "measured":
-                individual = _individual(proposal, candidate, outcome)
-                state = replace(state, archive=(*state.archive, individual))
+            outcome = _dearest(races[place], bill, self._screening(flight))
+            full = outcome.fidelity == 1 if isinstance(outcome, Measured) else False
+            self._note(flight, place, outcome, "measured" if full else "raced")
+            if full and isinstance(outcome, Measured):
+                kept = flight.brood.kept[place]
+                born.append(individual_of(*kept, outcome, flight.brood.step.generation))
+        return born
+
+    def _note(self, flight: Flight, place: int, outcome: Outcome, fate: str) -> None:
+        proposal, candidate = flight.brood.kept[place]
+        self._memory.note(fate_of(proposal, flight.brood.step.generation, candidate, outcome, fate))
+
+    def _unless_over(self, state: SearchState) -> SearchState:
+        """Return the state, finished where nothing is to be hoped for."""
+        if state.idle >= _IDLE_GENERATIONS:
+            return state.finish(f"nothing new in {state.idle} generations")
+        patience = self._config.patience
+        if patience is not None and state.spent - state.improved >= patience:
+            return state.finish(f"nothing better in {state.spent - state.improved:g} evaluations")
         return state
 
-    def _trusting(self, state: SearchState) -> SearchState:
-        """Return the state with a dearer screening rung, where the one so far misled."""
-        *cheap, _ = self._evaluator.fidelities
-        rung = state.rung
-        while rung < len(cheap) and not ladder.trusted(state.archive, cheap[rung]):
-            rung += 1
-        return state if rung == state.rung else replace(state, rung=rung, screened=())
 
-    def _race(
-        self, state: SearchState, candidate: Kept, paid: float, incumbent: Individual | None
-    ) -> tuple[SearchState, Outcome, str]:
-        """Measure in full, block by block, unless it turns out to be worse than the incumbent."""
-        sign = self._evaluator.objective.sign
-        rival = by_block(incumbent.details) if incumbent else ()
-        for fidelity in self._evaluator.fidelities:
-            if fidelity <= paid or (fidelity < 1 and incumbent is None):
-                continue
-            state, outcome = self._measure(state, candidate, fidelity, paid)
-            paid = fidelity
-            if isinstance(outcome, Failed):
-                break
-            if fidelity < 1 and ladder.beaten(outcome.blocks, rival, sign):
-                return state, outcome, "raced"
-        return state, outcome, "measured"
+class _Bill:
+    """What a generation spends, and whether the search ends on the way."""
 
-    def _screen(
-        self, state: SearchState, kept: Sequence[tuple[Proposal, Kept]], fidelity: float
-    ) -> tuple[SearchState, list[tuple[Proposal, Kept]]]:
-        """Measure at low fidelity and promote the best share of all that was screened so far."""
-        sign = self._evaluator.objective.sign
-        outcomes: list[tuple[Proposal, Kept, Outcome]] = []
-        for proposal, candidate in kept:
-            if state.finished:
-                break
-            state, outcome = self._measure(state, candidate, fidelity)
-            outcomes.append((proposal, candidate, outcome))
-            if isinstance(outcome, Measured):
-                state = replace(state, screened=(*state.screened, outcome.value))
-        ranked = sorted(sign * value for value in state.screened)
-        bar = max(1, round(self._config.promote * len(ranked)))
-        promoted = []
-        for proposal, candidate, outcome in outcomes:
-            rank = (
-                bisect.bisect_left(ranked, sign * outcome.value)
-                if isinstance(outcome, Measured)
-                else len(ranked)
-            )
-            if rank < bar:
-                promoted.append((proposal, candidate))
-            else:
-                fate = _fate(proposal, state.generation, candidate, outcome, "screened")
-                self._memory.note(fate)
-        return state, promoted
+    def __init__(self, spent: float, limit: float, stop: Callable[[], str | None]) -> None:
+        self._left = limit - spent
+        self._stop = stop
+        self.charged = 0.0
+        self.finished: str | None = None
 
-    def _measure(
-        self, state: SearchState, candidate: Kept, fidelity: float, paid: float = 0.0
-    ) -> tuple[SearchState, Outcome]:
-        """Ask the memory, else the evaluator; the budget is charged alike, for what is new."""
-        outcome = self._memory.recall(candidate.key, self._protocol, fidelity)
-        if outcome is None:
-            (outcome,) = self._evaluator.measure([candidate.expression], fidelity)
-            self._memory.keep(candidate, self._protocol, fidelity, outcome)
-        state = replace(state, spent=state.spent + fidelity - paid)
-        if state.spent >= self._config.evaluations - 1e-9:
-            state = state.finish("the budget of evaluations is spent")
-        elif self._expired():
-            state = state.finish("the time is up")
-        return state, outcome
+    def pay(self, amount: float) -> None:
+        self.charged += amount
+        if self.charged >= self._left - 1e-9:
+            self.finished = "the budget of evaluations is spent"
+        else:
+            self.finished = self._stop()
 
 
-_PORTIONS = 8
-"""Most portions of proposals in a generation: late in a search hardly any is new."""
+def _taken(screens: Sequence[Work], bill: _Bill) -> list[Outcome]:
+    """Return the outcomes of the cheap rung, as many as are paid for."""
+    outcomes = []
+    for work in screens:
+        if bill.finished:
+            break
+        (outcome,) = work.outcomes()
+        outcomes.append(outcome)
+        bill.pay(work.task.fidelities[0])
+    return outcomes
+
+
+def _dearest(work: Work, bill: _Bill, paid: float) -> Outcome:
+    """Return the last outcome of a race that is paid for: each is charged for what is new."""
+    outcomes = []
+    for fidelity, outcome in zip(work.task.fidelities, work.outcomes(), strict=False):
+        outcomes.append(outcome)
+        bill.pay(fidelity - paid)
+        paid = fidelity
+    return outcomes[-1]
+
 
 _IDLE_GENERATIONS = 25
 """Generations without a new candidate after which the space is taken to be exhausted."""
@@ -270,45 +288,3 @@ def finalists(state: SearchState, count: int, sign: float) -> tuple[Individual, 
 def confirm(evaluator: Evaluator, chosen: Sequence[Individual]) -> Mapping[str, tuple[float, ...]]:
     """Return the losses on fresh blocks of each individual, by key; the same blocks for all."""
     return {i.key: tuple(evaluator.confirm(i.expression)) for i in chosen}
-
-
-def _individual(proposal: Proposal, candidate: Kept, outcome: Measured) -> Individual:
-    return Individual(
-        expression=candidate.expression,
-        key=candidate.key,
-        complexity=complexity(candidate.expression),
-        value=outcome.value,
-        slot=proposal.slot,
-        origin=proposal.origin,
-        parents=proposal.parents,
-        details=outcome.details,
-    )
-
-
-def _dropped(proposal: Proposal, generation: int, verdict: Dropped) -> Fate:
-    return Fate(
-        proposal=proposal,
-        generation=generation,
-        expression=proposal.expression,
-        key="",
-        complexity=complexity(proposal.expression),
-        fate="dropped",
-        rule=verdict.rule,
-        reason=verdict.reason,
-    )
-
-
-def _fate(
-    proposal: Proposal, generation: int, candidate: Kept, outcome: Outcome, fate: str
-) -> Fate:
-    fate_of = Fate(
-        proposal=proposal,
-        generation=generation,
-        expression=candidate.expression,
-        key=candidate.key,
-        complexity=complexity(candidate.expression),
-        fate=fate,
-    )
-    if isinstance(outcome, Failed):
-        return replace(fate_of, fate="failed", reason=outcome.reason)
-    return replace(fate_of, fidelity=outcome.fidelity, value=outcome.value)

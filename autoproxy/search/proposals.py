@@ -1,20 +1,26 @@
 """What a generation proposes: random expressions first, then children and immigrants."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from autoproxy.breeding.constants import tune
 from autoproxy.breeding.grammar import Grammar
 from autoproxy.breeding.selection import tournament
 from autoproxy.breeding.variation import MUTATIONS, blend, cross, mutate, sprout
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.expression import Expression
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.state import SearchState
 from autoproxy.seeding import stream
 
 _BLEND = 0.25
 """Share of the children of two parents that are their product or sum."""
+
+_STALE = 0.1
+"""Share of new proposals under which immigrants are called in."""
+
+_CALLED_IN = 0.5
+"""Chance that a proposal is an immigrant then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,76 +33,103 @@ class Proposal:
     parents: tuple[str, ...] = ()
 
 
-def propose(
-    grammar: Grammar,
-    config: SearchConfig,
-    objective: Objective,
-    state: SearchState,
-    novelty: Callable[[Expression], str | None],
-) -> list[Proposal]:
-    """Return the proposals for the next slots of a generation.
+@dataclass(frozen=True, slots=True)
+class Parents:
+    """What a generation is bred from.
+
+    Attributes:
+        population: Who may breed.
+        known: The latest that were measured, whose like numbers are tuned by.
+        new: Share of new ones among the proposals of the generation before.
+    """
+
+    population: tuple[Individual, ...] = ()
+    known: Sequence[Individual] = ()
+    new: float = 1.0
+
+
+class Proposer:
+    """Draws proposals, slot by slot.
 
     Slot t draws from its own stream, so what it proposes depends on the seed, on t, on the
-    population and on what was judged and proposed before. A slot draws again, up to
-    `config.tries` times, until its proposal is new; the last one stands, and the sieve counts it.
+    parents and on what was judged and proposed before.
 
     Args:
         grammar: Of the space.
         config: How to search.
         objective: What values mean.
-        state: Where the run stands.
-        novelty: Names what a proposal would be by algebra; None for one that would be dropped.
     """
-    count = config.first_batch if state.generation == 0 else config.batch
-    proposals = []
-    proposed: set[str] = set()
-    for slot in range(state.slot, state.slot + count):
+
+    def __init__(self, grammar: Grammar, config: SearchConfig, objective: Objective) -> None:
+        self._grammar = grammar
+        self._config = config
+        self._objective = objective
+
+    def propose(
+        self, slots: range, parents: Parents, novelty: Callable[[Expression], str | None]
+    ) -> list[Proposal]:
+        """Return the proposals for some slots of a generation.
+
+        A slot draws again, up to `config.tries` times, until its proposal is new; the last one
+        stands, and the sieve counts it.
+
+        Args:
+            slots: Their numbers.
+            parents: What to breed from.
+            novelty: Names what a proposal would be by algebra; None for one that would be dropped.
+        """
+        proposals = []
+        proposed: set[str] = set()
+        for slot in slots:
+            for proposal in self._tries(slot, parents):
+                name = novelty(proposal.expression)
+                if name is not None and name not in proposed:
+                    proposed.add(name)
+                    break
+            proposals.append(proposal)
+        return proposals
+
+    def _tries(self, slot: int, parents: Parents) -> Iterator[Proposal]:
+        """Yield the draws of a slot; only the first one tunes, as tuning gives the same again."""
+        config = self._config
         rng = stream(config.seed, config.strategy, slot)
-        for _ in range(config.tries):
-            proposal = _propose_one(grammar, config, objective, state, slot, rng)
-            name = novelty(proposal.expression)
-            if name is not None and name not in proposed:
-                proposed.add(name)
-                break
-        proposals.append(proposal)
-    return proposals
+        bred = config.strategy == "evolve" and len(parents.population) >= 2
+        for number in range(config.tries):
+            if not bred or rng.random() < self._immigrants(parents):
+                yield Proposal(slot, self._ramped(rng), "random")
+            else:
+                yield self._child(slot, rng, parents, tuning=number == 0)
 
+    def _immigrants(self, parents: Parents) -> float:
+        asked = self._config.immigrants
+        return max(asked, _CALLED_IN) if asked and parents.new < _STALE else asked
 
-def _propose_one(
-    grammar: Grammar,
-    config: SearchConfig,
-    objective: Objective,
-    state: SearchState,
-    slot: int,
-    rng: random.Random,
-) -> Proposal:
-    bred = config.strategy == "evolve" and len(state.population) >= 2
-    if not bred or rng.random() < config.immigrants:
-        return Proposal(slot, _ramped(grammar, rng), "random")
-    mother = tournament(state.population, rng, config.tournament, objective)
-    if rng.random() < config.crossover:
-        father = _another(state.population, mother, rng, config, objective)
-        how, unite = ("blend", blend) if rng.random() < _BLEND else ("crossover", cross)
-        child = unite(grammar, rng, mother.expression, father.expression)
-        return Proposal(slot, child, how, (mother.key, father.key))
-    how = rng.choice(list(MUTATIONS))
-    child = mutate(grammar, rng, how, mother.expression)
-    return Proposal(slot, child, how, (mother.key,))
+    def _child(self, slot: int, rng: random.Random, parents: Parents, *, tuning: bool) -> Proposal:
+        config, grammar = self._config, self._grammar
+        mother = tournament(parents.population, rng, config.tournament, self._objective)
+        if tuning and config.tune and rng.random() < config.tune:
+            tuned = tune(mother, parents.known, self._objective, rng)
+            if tuned is not None:
+                return Proposal(slot, tuned, "tuned", (mother.key,))
+        if rng.random() < config.crossover:
+            father = self._another(parents.population, mother, rng)
+            how, unite = ("blend", blend) if rng.random() < _BLEND else ("crossover", cross)
+            child = unite(grammar, rng, mother.expression, father.expression)
+            if config.mutation and rng.random() < config.mutation:
+                child = mutate(grammar, rng, rng.choice(list(MUTATIONS)), child)
+            return Proposal(slot, child, how, (mother.key, father.key))
+        how = rng.choice(list(MUTATIONS))
+        child = mutate(grammar, rng, how, mother.expression)
+        return Proposal(slot, child, how, (mother.key,))
 
+    def _ramped(self, rng: random.Random) -> Expression:
+        """Return one of ramped half-and-half: depths 2 to 5, half of them full."""
+        high = rng.randint(2, min(5, self._grammar.space.max_depth - 1))
+        return sprout(self._grammar, rng, low=1, high=high, full=rng.random() < 0.5)
 
-def _ramped(grammar: Grammar, rng: random.Random) -> Expression:
-    """Return one of ramped half-and-half: depths 2 to 5, half of them full."""
-    high = rng.randint(2, min(5, grammar.space.max_depth - 1))
-    return sprout(grammar, rng, low=1, high=high, full=rng.random() < 0.5)
-
-
-def _another(
-    population: tuple[Individual, ...],
-    mother: Individual,
-    rng: random.Random,
-    config: SearchConfig,
-    objective: Objective,
-) -> Individual:
-    """Return a parent that is not `mother`, chosen by tournament among the others."""
-    others = [individual for individual in population if individual.key != mother.key]
-    return tournament(others, rng, config.tournament, objective)
+    def _another(
+        self, population: Sequence[Individual], mother: Individual, rng: random.Random
+    ) -> Individual:
+        """Return a parent that is not `mother`, chosen by tournament among the others."""
+        others = [individual for individual in population if individual.key != mother.key]
+        return tournament(others, rng, self._config.tournament, self._objective)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from autoproxy.breeding.selection import survivors, tournament
 from autoproxy.evaluation import Direction, Individual, Objective
-from autoproxy.language.parse import parse
 
 KL = Objective("kl", "nats", Direction.MINIMIZE)
 CORRELATION = Objective("correlation", "none", Direction.MAXIMIZE)
@@ -21,7 +20,7 @@ rows = st.lists(st.tuples(st.integers(1, 8), values), min_size=1, max_size=25)
 
 def pool(drawn: Sequence[tuple[int, float]]) -> list[Individual]:
     return [
-        Individual(parse("abs(W)"), f"key{slot}", complexity, value, slot)
+        Individual("abs(W)", f"key{slot}", complexity, value, slot)
         for slot, (complexity, value) in enumerate(drawn)
     ]
 

@@ -1,10 +1,11 @@
 """A memory of a search that keeps everything in a dictionary, and may refuse to go on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from autoproxy.evaluation import Outcome
-from autoproxy.search.loop import Fate
+from autoproxy.evaluation import Individual, Outcome
+from autoproxy.search.fate import Fate
+from autoproxy.search.state import Step
 from autoproxy.sieve.rules import Kept
 
 Address = tuple[str, str, float]
@@ -22,6 +23,7 @@ class DictMemory:
         known: What was measured, by anybody.
         fates: What became of each slot, in the order that it was told.
         recalled: How often an outcome was known.
+        done: The generations that were done, in order.
         patience: After how many more outcomes to keep it raises; None for never.
     """
 
@@ -29,6 +31,7 @@ class DictMemory:
     fates: list[Fate] = field(default_factory=list)
     recalled: int = 0
     patience: int | None = None
+    done: list[Step] = field(default_factory=list)
 
     def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
         found = self.known.get((key, protocol, fidelity))
@@ -46,6 +49,12 @@ class DictMemory:
 
     def note(self, fate: Fate) -> None:
         self.fates.append(fate)
+
+    def advance(self, step: Step) -> None:
+        self.done.append(step)
+
+    def steps(self) -> tuple[list[Step], Callable[[int], Individual]]:
+        return [], {}.__getitem__
 
 
 def without_time(known: Mapping[Address, Outcome]) -> dict[Address, tuple[str, object]]:

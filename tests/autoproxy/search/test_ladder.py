@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoproxy.evaluation import Direction, Individual, Objective
-from autoproxy.language.parse import parse
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.ladder import PAIRS, agreement, beaten, incumbent, trusted
 from autoproxy.search.loop import Search
@@ -28,7 +27,7 @@ SMALL = Objective("loss", "nats", Direction.MINIMIZE)
 
 def individual(blocks: Sequence[float], slot: int = 0) -> Individual:
     details = {f"block_{number}": value for number, value in enumerate(blocks, 1)}
-    return Individual(parse("W"), f"k{slot}", 1, sum(blocks) / len(blocks), slot, details=details)
+    return Individual("W", f"k{slot}", 1, sum(blocks) / len(blocks), slot, details=details)
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -90,12 +89,11 @@ def test_nobody_and_equals_beat_nobody() -> None:
 
 def test_the_incumbent_is_the_middle_of_a_full_population() -> None:
     members = tuple(individual([float(v)] * 8, slot=v) for v in (1, 3, 2, 0))
-    state = SearchState(population=members)
-    found = incumbent(state, CONFIG, SMALL)
+    found = incumbent(members, CONFIG, SMALL)
     assert found is not None
     assert found.value == 2.0
-    assert incumbent(replace(state, population=members[:-1]), CONFIG, SMALL) is None
-    assert incumbent(state, replace(CONFIG, race=False), SMALL) is None
+    assert incumbent(members[:-1], CONFIG, SMALL) is None
+    assert incumbent(members, replace(CONFIG, race=False), SMALL) is None
 
 
 def run(config: SearchConfig, evaluator: ToyEvaluator, memory: DictMemory) -> SearchState:

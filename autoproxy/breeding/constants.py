@@ -1,0 +1,132 @@
+"""Tuning the numbers of a formula by what is known of formulas of the same shape."""
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from scipy.interpolate import RBFInterpolator
+
+from autoproxy.evaluation import Individual, Objective
+from autoproxy.language.expression import Expression, constant
+from autoproxy.language.parse import parse
+from autoproxy.language.primitive import EXPONENT_RANGE
+
+DRAWS = 32
+"""Steps away from the best numbers known, of which the one that is hoped for most is taken."""
+
+_MARK = re.compile(r"\?\^?")
+
+_FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
+
+
+@lru_cache(maxsize=10_000)
+def shape_of(text: str) -> tuple[str, tuple[float, ...]]:
+    """Return the text of a formula with its numbers left out, and the numbers in order.
+
+    Roots and squares are powers, so their exponents are numbers, too.
+
+    >>> shape_of("mul(abs(W), mul(2, sqrt(x_norm)))")
+    ('mul(abs(W), mul(?, pow(x_norm, ?^)))', (2.0, 0.5))
+    """
+    numbers: list[float] = []
+    return _shape(parse(text), numbers, exponent=False), tuple(numbers)
+
+
+def tune(
+    parent: Individual, known: Sequence[Individual], objective: Objective, rng: random.Random
+) -> Expression | None:
+    """Return the shape of `parent` with numbers near the best known: those hoped for most.
+
+    What was measured of formulas of that shape says where to step from the best of them. Nothing
+    is kept from one call to the next, so a search that is resumed tunes alike.
+
+    Args:
+        parent: Whose numbers are tuned.
+        known: Measured formulas; those of another shape do not count.
+        objective: What their values mean.
+        rng: Where chance comes from.
+
+    Returns:
+        None where it has no numbers.
+    """
+    shape, numbers = shape_of(parent.text)
+    sign = objective.sign
+    alike = {i.key: (shape_of(i.text), i.value) for i in (parent, *known)}
+    seen = [(found[1], sign * value) for found, value in alike.values() if found[0] == shape]
+    if not numbers:
+        return None
+    best, _ = min(seen, key=lambda pair: pair[1])
+    draws = [_steps(shape, best, rng) for _ in range(DRAWS)]
+    return _with_numbers(shape, _most_hoped(shape, draws, seen))
+
+
+def _shape(node: Expression, numbers: list[float], *, exponent: bool) -> str:
+    if node.value is not None:
+        numbers.append(node.value)
+        return "?^" if exponent else "?"
+    if not node.operands:
+        return node.head
+    first = _shape(node.operands[0], numbers, exponent=False)
+    if node.head in _FIXED_POWERS:
+        numbers.append(_FIXED_POWERS[node.head])
+        return f"pow({first}, ?^)"
+    rest = [_shape(o, numbers, exponent=node.head == "pow") for o in node.operands[1:]]
+    return f"{node.head}({', '.join([first, *rest])})"
+
+
+def _steps(shape: str, numbers: Sequence[float], rng: random.Random) -> list[float]:
+    """Return numbers a step away: exponents by about a quarter, factors by about a half."""
+    moved = []
+    for mark, number in zip(_MARK.findall(shape), numbers, strict=True):
+        if mark == "?^":
+            low, high = EXPONENT_RANGE
+            moved.append(min(high, max(low, round(number + rng.gauss(0.0, 0.25), 2))))
+        else:
+            moved.append(float(f"{number * 2 ** rng.gauss(0.0, 0.5):.2g}"))
+    return moved
+
+
+def _most_hoped(
+    shape: str, draws: Sequence[Sequence[float]], seen: Sequence[tuple[Sequence[float], float]]
+) -> Sequence[float]:
+    """Return the draw that a cubic spline through what is known predicts to be best.
+
+    The first draw where too little is known for a spline.
+    """
+    distinct = {tuple(_scaled(shape, numbers)): value for numbers, value in seen}
+    if len(distinct) < len(draws[0]) + 2:
+        return draws[0]
+    try:
+        spline = RBFInterpolator(
+            np.array(list(distinct)),
+            np.array(list(distinct.values())),
+            kernel="cubic",
+            smoothing=1e-9,
+        )
+    except (np.linalg.LinAlgError, ValueError):  # all on one line
+        return draws[0]
+    hoped = spline(np.array([_scaled(shape, numbers) for numbers in draws]))
+    return draws[int(np.argmin(hoped))]
+
+
+def _scaled(shape: str, numbers: Sequence[float]) -> list[float]:
+    """Return numbers on a scale where steps are alike: factors by their logarithm."""
+    marks = _MARK.findall(shape)
+    return [
+        n if mark == "?^" else math.copysign(math.log2(1 + abs(n)), n)
+        for mark, n in zip(marks, numbers, strict=True)
+    ]
+
+
+def _with_numbers(shape: str, numbers: Sequence[float]) -> Expression:
+    """Return the formula of a shape with its numbers."""
+    left = iter(numbers)
+
+    def written(mark: re.Match[str]) -> str:
+        del mark
+        return str(constant(next(left)))
+
+    return parse(_MARK.sub(written, shape))
