@@ -109,6 +109,7 @@ def test_a_false_merge_is_found_and_both_are_measured(
     row = by_rule(audited(run, results))["same-order"]
     assert row["compared"] == before["compared"] + 2
     assert row["different"] == before["different"] + 1
+    assert 0 < row["median_share"] <= row["largest_share"] <= 1
     (example,) = [e for e in row["examples"] if e["slot"] == 9001]
     assert (example["same_as"], example["other"]) == (kept.slot, kept.text)
     assert example["text"] == f"neg({kept.text})"

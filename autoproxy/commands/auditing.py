@@ -1,5 +1,6 @@
 """An audit of a run: which of the candidates that it took for one are one, and how much was new."""
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -82,8 +83,9 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
 
     Returns:
         `run`, `same`, `proposed`, `kept`; `merges`, one row a rule and one for simplification
-        (`rule`, `tier`, `merged`, `compared`, `different`, `rate`, `low`, `high` and `examples` of
-        those that differ); `freshness` by generation; `seconds`.
+        (`rule`, `tier`, `merged`, `compared`, `different`, `rate`, `low`, `high`; of those that
+        differ the `median_share` and `largest_share` of what is seen, and `examples`);
+        `freshness` by generation; `seconds`.
 
     Raises:
         ConfigError: There is no such run, or its evaluator is not what it was.
@@ -195,6 +197,7 @@ class _Auditor:
         different = list(self._different(stratum.pairs))
         low, high = rate_interval(len(different), len(stratum.pairs))
         known = bool(stratum.pairs)
+        shares = [share for _, share in different]
         return {
             "rule": stratum.name,
             "tier": stratum.tier,
@@ -204,6 +207,8 @@ class _Auditor:
             "rate": len(different) / len(stratum.pairs) if known else None,
             "low": low if known else None,
             "high": high if known else None,
+            "median_share": statistics.median(shares) if shares else None,
+            "largest_share": max(shares, default=None),
             "examples": [self._example(pair, share) for pair, share in different[:MOST_SHOWN]],
         }
 
