@@ -40,6 +40,7 @@ bench: $(READY) ## Speed, as ratios to a named reference in the same run
 	$(BIN)/python benchmarks/bench_expressions.py
 	$(BIN)/python benchmarks/bench_engine.py
 	$(BIN)/python benchmarks/bench_proxies.py
+	$(BIN)/python benchmarks/bench_workers.py
 
 format: $(READY) ## Format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -12,7 +12,15 @@ import typer
 
 from autoproxy.cli_audit import audit
 from autoproxy.cli_benchmark import benchmarks
-from autoproxy.cli_common import Device, Json, Results, interruptible, present, write
+from autoproxy.cli_common import (
+    Device,
+    Json,
+    LedgerPlace,
+    Results,
+    interruptible,
+    present,
+    write,
+)
 from autoproxy.errors import AutoproxyError, out_of_memory
 
 app = typer.Typer(
@@ -234,6 +242,7 @@ def search(
     control: Control = None,
     jobs: Jobs = None,
     results: Results = Path("results"),
+    ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Discover a metric, compare it with hand-made ones and random search, and export it."""
@@ -264,7 +273,7 @@ def search(
         evaluator=_of_evaluator(locals()),
     )
     with interruptible(), console.progress(quiet=as_json) as show:
-        summary = Session(plan, Workspace(results), show).execute()
+        summary = Session(plan, Workspace(results, ledger), show).execute()
     present(summary, as_json, console.summary)
 
 
@@ -272,6 +281,7 @@ def search(
 def resume(
     run: Annotated[str | None, typer.Argument(help="Name of the run; default: latest.")] = None,
     results: Results = Path("results"),
+    ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Go on with an interrupted run, to the same result as if nothing had happened."""
@@ -280,7 +290,7 @@ def resume(
     from autoproxy.commands.workspace import Workspace
 
     with interruptible(), console.progress(quiet=as_json) as show:
-        summary = resume_session(Workspace(results), run, show).execute()
+        summary = resume_session(Workspace(results, ledger), run, show).execute()
     present(summary, as_json, console.summary)
 
 
@@ -324,6 +334,7 @@ def evaluate(
         int | None, typer.Option(help="Examples before each question; default: the task's.")
     ] = None,
     results: Results = Path("results"),
+    ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Measure one metric on a text: value, perplexity, KL and the whole protocol; and on tasks."""
@@ -342,7 +353,7 @@ def evaluate(
         task_limit=task_limit,
         shots=shots,
     )
-    found = evaluate_metric(Workspace(results), order)
+    found = evaluate_metric(Workspace(results, ledger), order)
     present(found, as_json, console.evaluation)
 
 
@@ -515,7 +526,7 @@ def export(
         str | None,
         typer.Argument(help="Expression, baseline, run, or JSON file; default: latest run."),
     ] = None,
-    form: Annotated[str, typer.Option(help="py, sympy, latex, infix or json.")] = "py",
+    form: Annotated[str, typer.Option(help="py, sympy, latex, infix, json or best-tree.")] = "py",
     out: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the function.")] = None,
     space: Annotated[str, typer.Option(help="Space that has the baselines.")] = "importance",
@@ -536,6 +547,7 @@ def export(
 @app.command()
 def leaderboard(
     results: Results = Path("results"),
+    ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Rank every metric that was reported, and write leaderboard.md and leaderboard.csv."""
@@ -543,7 +555,7 @@ def leaderboard(
     from autoproxy.commands.boards import write_leaderboard
     from autoproxy.commands.workspace import Workspace
 
-    present(write_leaderboard(Workspace(results)), as_json, console.leaderboard)
+    present(write_leaderboard(Workspace(results, ledger)), as_json, console.leaderboard)
 
 
 @app.command("list")

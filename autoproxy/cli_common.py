@@ -12,6 +12,15 @@ import typer
 from rich.console import Console
 
 Results = Annotated[Path, typer.Option("--results", help="Folder of ledger, runs and boards.")]
+LedgerPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        envvar="AUTOPROXY_LEDGER",
+        show_envvar=True,
+        help="SQLite file or postgresql:// URL of the ledger; default: in the results folder.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 

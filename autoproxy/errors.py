@@ -38,6 +38,10 @@ class EvaluationError(AutoproxyError):
     """One candidate could not be measured; the search records why and goes on."""
 
 
+class WorkerError(AutoproxyError):
+    """The processes or machines that measure cannot be had, or die of what they are given."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return a message that says what was asked, what is close, and what exists.
 

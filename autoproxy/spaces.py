@@ -49,13 +49,16 @@ class SearchSpace:
         root: Kind of a whole formula.
         terminals: Names of the terminals, with how often each is drawn (relative weights).
         primitives: Names of the primitives, with how often each is drawn (relative weights).
-        constants: Numbers that scalar constants are drawn from; mutation moves them on.
-        exponents: Numbers that exponents are drawn from.
+        constants: Numbers that scalar constants are drawn from; mutation moves them on. None
+            where formulas are to have no numbers.
+        exponents: Numbers that exponents are drawn from; none only without `pow`.
         max_size: Most nodes that an expression may have.
         max_depth: Longest path that an expression may have.
         baselines: Hand-made metrics to compare with (and to start from, where asked).
         run: Options of the run, such as its evaluator, where it says no others.
         search: Options of its search, the same way.
+        leaves: What is written where a terminal is drawn, by its name, such as `abs(W)` for `W`:
+            a branch that breeding never takes apart.
     """
 
     name: str
@@ -69,6 +72,7 @@ class SearchSpace:
     baselines: tuple[Baseline, ...] = field(default=())
     run: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+    leaves: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind, names, known in (
@@ -82,10 +86,25 @@ class SearchSpace:
                     raise ConfigError(f"space {self.name!r}: weight of {name!r} must be >= 1")
         if not self.terminals or not self.primitives:
             raise ConfigError(f"space {self.name!r} needs at least one terminal and primitive")
-        if not self.constants or not self.exponents:
-            raise ConfigError(f"space {self.name!r} needs constants and exponents to draw from")
+        if not self.exponents and "pow" in self.primitives:
+            raise ConfigError(f"space {self.name!r} has 'pow', so it needs exponents to draw from")
+        self._check_leaves()
         object.__setattr__(self, "terminals", MappingProxyType(dict(self.terminals)))
         object.__setattr__(self, "primitives", MappingProxyType(dict(self.primitives)))
+
+    def _check_leaves(self) -> None:
+        """See that a leaf is of its terminal's kind and reads that terminal alone."""
+        for name, text in self.leaves.items():
+            if name not in self.terminals:
+                raise ConfigError(
+                    f"space {self.name!r}: {unknown_name('leaf', name, self.terminals)}"
+                )
+            leaf = parse(text)
+            if leaf.terminals() != {name} or kind_of(leaf) is not VOCABULARY[name].kind:
+                raise ConfigError(
+                    f"space {self.name!r}: the leaf of {name!r} must read {name} alone and be of "
+                    f"kind {VOCABULARY[name].kind.value}, got {text}"
+                )
 
     @cached_property
     def digest(self) -> str:
@@ -98,6 +117,7 @@ class SearchSpace:
                 "constants": list(self.constants),
                 "exponents": list(self.exponents),
                 "limits": [self.max_size, self.max_depth],
+                **({"leaves": dict(self.leaves)} if self.leaves else {}),
             }
         )
 

@@ -34,6 +34,7 @@ What is wrong with it, and what becomes of it here (more in docs/lpzero.md):
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from autoproxy.language.expression import Expression
@@ -272,6 +273,36 @@ def _over(layers: str, text: str) -> str:
     return f"layers_mean({text})"
 
 
+AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
+    {
+        "evaluations": 1080.0,  # 80 and 1000
+        "population": 80,
+        "batch": 1,
+        "first_batch": 80,
+        "crossover": 0.5,  # and mutation half of the time, each by its own coin
+        "mutation": 0.5,
+        "immigrants": 0.0,
+        "tournament": 2,  # parents are drawn from the better half
+        "tries": 1,
+        "selection": "best",
+        "same": "nothing",
+        "simplify": False,
+        "islands": 1,
+        "lag": 0,
+        "lifespan": 0,
+        "tune": 0.0,
+        "reject": 0.0,
+        "promote": 1.0,
+        "race": False,
+        "finalists": 1,  # the best on the labels of the search is the result
+        "seeds": False,
+    }
+)
+"""How it was searched, in all options that a search has, those of later versions among them."""
+
+_LATER = {"simplify"}
+"""Options that a search does not have yet."""
+
 LPZERO = SearchSpace(
     name="lpzero",
     root=Kind.MODEL,
@@ -305,18 +336,5 @@ LPZERO = SearchSpace(
     max_depth=8,  # of its winner on GPT-2, whose softmax is four of our words
     baselines=HAND_MADE,
     run={"evaluator": "prediction", "report_seeds": 1},
-    search={
-        "evaluations": 1080.0,
-        "population": 80,
-        "batch": 1,
-        "first_batch": 80,
-        "crossover": 0.5,
-        "immigrants": 0.0,
-        "tournament": 2,  # parents are of the better half
-        "tries": 1,
-        "selection": "best",
-        "reject": 0.0,
-        "race": False,
-        "finalists": 1,  # the best on the labels of the search is the result
-    },
+    search={name: value for name, value in AS_PUBLISHED.items() if name not in _LATER},
 )

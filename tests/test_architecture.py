@@ -24,6 +24,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy": set(),
     "autoproxy.errors": set(),
     "autoproxy.seeding": set(),
+    "autoproxy.workers": {"autoproxy.errors"},
     "autoproxy.plugins": {"autoproxy.errors"},
     "autoproxy.language": {"autoproxy.errors"},
     "autoproxy.evaluation": LANGUAGE,
@@ -60,7 +61,7 @@ ONLY_IN: Mapping[str, set[str]] = {
     "deap": {"autoproxy.breeding"},
     "sqlalchemy": {"autoproxy.ledger"},
     "sqlite3": {"autoproxy.ledger"},
-    "scipy": {"autoproxy.ledger", "autoproxy.search", "evaluators"},
+    "scipy": {"autoproxy.breeding", "autoproxy.ledger", "autoproxy.search", "evaluators"},
     "sympy": {"autoproxy.language", "autoproxy.export"},
     "typer": {
         "autoproxy.cli",
@@ -76,6 +77,9 @@ ONLY_IN: Mapping[str, set[str]] = {
     "datasets": {"evaluators"},
     "numpy": {"evaluators"},
     "numba": {"evaluators"},
+    "joblib": {"autoproxy.workers", "evaluators"},
+    "distributed": {"autoproxy.workers"},
+    "ray": {"autoproxy.workers"},
     "optuna": {"evaluators"},
     "lm_eval": {"evaluators"},
     "filelock": {"autoproxy.commands", "evaluators"},
@@ -202,7 +206,8 @@ def test_loading_the_whole_engine_loads_no_plug_in() -> None:
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=\[ ]", line)[0].lower() for line in project["dependencies"]}
-    optional = project["optional-dependencies"]["tasks"]
+    extras = project["optional-dependencies"]
+    optional = [*extras["tasks"], *extras["cluster"], *extras["postgres"]]
     declared |= {re.split(r"[<>=\[ ]", line)[0].lower() for line in optional}
     declared.add("pyarrow")  # comes with datasets, whose files it reads
     distributions = packages_distributions()

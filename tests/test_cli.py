@@ -342,6 +342,7 @@ def test_list_and_doctor(place: Place, run: Run) -> None:
         "lpzero",
         "prediction",
         "prediction-data",
+        "pruner-zero",
     ]
     assert listed["evaluators"] == ["prediction", "pruning", "several", "shrinking"]
     assert listed["runs"] == ["tiny-run"]

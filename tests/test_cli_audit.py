@@ -100,6 +100,7 @@ def test_a_false_merge_is_found_and_both_are_measured(
         fate="dropped",
         rule="same-order",
         reason=f"on real rows the same order as slot {kept.slot}",
+        same_as=kept.slot,
         fidelity=None,
         value=None,
     )
@@ -163,6 +164,20 @@ def test_what_cannot_be_audited_is_refused(results: Path, run: Run) -> None:
     path = results / "runs" / "tiny-run" / "run.toml"
     path.write_text(path.read_text().replace("calibration_blocks = 4", "calibration_blocks = 3"))
     refused(run("audit", "--results", results), "calibration_blocks", "cannot be audited")
+
+
+def test_where_only_texts_are_merged_nothing_was_made_simpler(tmp_path: Path, run: Run) -> None:
+    path, _ = write_run_file(
+        tmp_path, run={"random_search": False}, tries=1, first_batch=30, same="text"
+    )
+    results = tmp_path / "results"
+    assert run("search", "--config", path, "--results", results, "--json").code == 0
+    found = audited(run, results)
+    assert found["same"] == "text"
+    rows = by_rule(found)
+    assert rows["repeat"]["tier"] == "text"
+    assert rows["repeat"]["different"] in {None, 0}
+    assert all(rows[rule]["merged"] == 0 for rule in (*MERGING[1:], "simplification"))
 
 
 def test_an_evaluator_that_tells_no_shares_is_asked_for_its_hashes(tmp_path: Path) -> None:

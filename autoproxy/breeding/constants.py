@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
 from scipy.interpolate import RBFInterpolator
+from scipy.linalg import LinAlgError
 
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.expression import Expression, constant
@@ -23,20 +23,25 @@ _FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
 
 
 @lru_cache(maxsize=10_000)
-def shape_of(text: str) -> tuple[str, tuple[float, ...]]:
+def shape_of(text: str, *, powers: bool = True) -> tuple[str, tuple[float, ...]]:
     """Return the text of a formula with its numbers left out, and the numbers in order.
 
-    Roots and squares are powers, so their exponents are numbers, too.
+    Where there are powers, roots and squares are such, so their exponents are numbers, too.
 
     >>> shape_of("mul(abs(W), mul(2, sqrt(x_norm)))")
     ('mul(abs(W), mul(?, pow(x_norm, ?^)))', (2.0, 0.5))
     """
     numbers: list[float] = []
-    return _shape(parse(text), numbers, exponent=False), tuple(numbers)
+    return _shape(parse(text), numbers, powers=powers), tuple(numbers)
 
 
 def tune(
-    parent: Individual, known: Sequence[Individual], objective: Objective, rng: random.Random
+    parent: Individual,
+    known: Sequence[Individual],
+    objective: Objective,
+    rng: random.Random,
+    *,
+    powers: bool = True,
 ) -> Expression | None:
     """Return the shape of `parent` with numbers near the best known: those hoped for most.
 
@@ -48,13 +53,14 @@ def tune(
         known: Measured formulas; those of another shape do not count.
         objective: What their values mean.
         rng: Where chance comes from.
+        powers: Whether the space has any power, so that a root may become another.
 
     Returns:
         None where it has no numbers.
     """
-    shape, numbers = shape_of(parent.text)
+    shape, numbers = shape_of(parent.text, powers=powers)
     sign = objective.sign
-    alike = {i.key: (shape_of(i.text), i.value) for i in (parent, *known)}
+    alike = {i.key: (shape_of(i.text, powers=powers), i.value) for i in (parent, *known)}
     seen = [(found[1], sign * value) for found, value in alike.values() if found[0] == shape]
     if not numbers:
         return None
@@ -63,17 +69,18 @@ def tune(
     return _with_numbers(shape, _most_hoped(shape, draws, seen))
 
 
-def _shape(node: Expression, numbers: list[float], *, exponent: bool) -> str:
+def _shape(node: Expression, numbers: list[float], *, powers: bool, mark: str = "?") -> str:
     if node.value is not None:
         numbers.append(node.value)
-        return "?^" if exponent else "?"
+        return mark
     if not node.operands:
         return node.head
-    first = _shape(node.operands[0], numbers, exponent=False)
-    if node.head in _FIXED_POWERS:
+    first = _shape(node.operands[0], numbers, powers=powers)
+    if powers and node.head in _FIXED_POWERS:
         numbers.append(_FIXED_POWERS[node.head])
         return f"pow({first}, ?^)"
-    rest = [_shape(o, numbers, exponent=node.head == "pow") for o in node.operands[1:]]
+    mark = "?^" if node.head == "pow" else "?"
+    rest = [_shape(o, numbers, powers=powers, mark=mark) for o in node.operands[1:]]
     return f"{node.head}({', '.join([first, *rest])})"
 
 
@@ -101,15 +108,15 @@ def _most_hoped(
         return draws[0]
     try:
         spline = RBFInterpolator(
-            np.array(list(distinct)),
-            np.array(list(distinct.values())),
+            list(distinct),
+            list(distinct.values()),
             kernel="cubic",
             smoothing=1e-9,
         )
-    except (np.linalg.LinAlgError, ValueError):  # all on one line
+    except (LinAlgError, ValueError):  # all on one line
         return draws[0]
-    hoped = spline(np.array([_scaled(shape, numbers) for numbers in draws]))
-    return draws[int(np.argmin(hoped))]
+    hoped = spline([_scaled(shape, numbers) for numbers in draws]).tolist()
+    return draws[hoped.index(min(hoped))]
 
 
 def _scaled(shape: str, numbers: Sequence[float]) -> list[float]:

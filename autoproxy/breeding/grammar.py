@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 from deap import gp
 
 from autoproxy.errors import ConfigError
+from autoproxy.language.canonical import canonical
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, constant
-from autoproxy.language.parse import kind_of, of_numbers, operand_kinds
+from autoproxy.language.parse import kind_of, of_numbers, operand_kinds, parse
 from autoproxy.language.primitive import Primitive
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import FLOWING_KINDS, Kind
@@ -46,6 +47,8 @@ _TYPES = {kind: _kind_type(rank, kind) for rank, kind in enumerate(Kind)}
 
 
 _FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
+_BARE = "="
+"""In a tree, what a terminal begins with that stands for itself and not for its leaf."""
 
 
 class Grammar:
@@ -60,6 +63,8 @@ class Grammar:
         self.set = gp.PrimitiveSetTyped(space.name, [], _TYPES[space.root])
         self._overloads: dict[tuple[str, tuple[Kind, ...]], gp.Primitive] = {}
         self._heads: dict[str, str] = {}
+        self._leaf_forms = {name: canonical(parse(text)) for name, text in space.leaves.items()}
+        self._leaf_names = {form: name for name, form in self._leaf_forms.items()}
         for primitive in CATALOG.values():
             self._add(primitive)
         self._weigh_primitives()
@@ -267,6 +272,9 @@ class Grammar:
 
     def _nodes(self, expression: Expression, kind: Kind) -> Iterator[Node]:
         """Yield the nodes of an expression that is of `kind` where it stands."""
+        if expression in self._leaf_names:
+            yield gp.Terminal(self._leaf_names[expression], True, _TYPES[kind])
+            return
         if not expression.operands:
             yield self._leaf(expression, kind)
             return
@@ -280,7 +288,11 @@ class Grammar:
     def _leaf(self, expression: Expression, kind: Kind) -> Node:
         if expression.value is not None:
             return self.constant_node(expression.value, _TYPES[kind])
-        return gp.Terminal(expression.head, True, _TYPES[VOCABULARY[expression.head].kind])
+        name = expression.head
+        if name in self._leaf_forms and self._leaf_forms[name].head != "abs":
+            name = _BARE + name
+        # A magnitude that stands bare lost its abs where no sign is seen, and may have it back.
+        return gp.Terminal(name, True, _TYPES[VOCABULARY[expression.head].kind])
 
     def _read(self, nodes: Iterator[Node]) -> Expression:
         node = next(nodes)
@@ -288,5 +300,7 @@ class Grammar:
             operands = tuple(self._read(nodes) for _ in node.args)
             return Expression(self._heads[node.name], operands)
         if node.value in VOCABULARY:
-            return Expression(node.value)
+            return self._leaf_forms.get(node.value, Expression(node.value))
+        if node.value.startswith(_BARE):
+            return Expression(node.value.removeprefix(_BARE))
         return constant(float(node.value))

@@ -114,9 +114,10 @@ def _wrap(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
 def _constant(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
     """Move one number by a factor around 1; exponents by a small step instead.
 
-    Roots and squares are powers too, and become any other.
+    Roots and squares are powers too, and become any other. Where the space has no `pow`, or no
+    numbers, there is none to move.
     """
-    numbers = [i for i, node in enumerate(tree) if _is_number(node) or grammar.is_power(node)]
+    numbers = [i for i, node in enumerate(tree) if _may_move(grammar, node)]
     if not numbers:
         return _point(grammar, tree)
     index = random.choice(numbers)  # noqa: S311 - lent by a named stream
@@ -135,6 +136,15 @@ def _constant(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
         value = float(f"{value * 2 ** random.gauss(0.0, 1.0):.2g}")
     tree[index] = grammar.constant_node(value, node.ret)
     return tree
+
+
+def _may_move(grammar: Grammar, node: Node) -> bool:
+    """Return whether a number, or that of a root or square, may become another in the space."""
+    powers = "pow" in grammar.space.primitives
+    if not _is_number(node):
+        return powers and grammar.is_power(node)
+    is_exponent = node.ret is grammar.type_of(Kind.EXPONENT)
+    return powers if is_exponent else bool(grammar.space.constants)
 
 
 def _is_number(node: Node) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from autoproxy.commands import loading
-from autoproxy.commands.plan import Plan, make_plan
+from autoproxy.commands.plan import make_plan
 from autoproxy.commands.progress import Progress, Show
 from autoproxy.commands.workspace import Workspace
 from autoproxy.errors import ConfigError
@@ -108,7 +108,7 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
         _check_protocol(ledger, name, evaluator)
         evaluator.prepare(loading.needed_terminals(space, evaluator))
         events = ledger.events(name)
-        same = _same(plan)
+        same = plan.search.same
         strata = _strata(events, order, space, evaluator, same)
         auditor = _Auditor(ledger, evaluator, show, sum(len(s.pairs) for s in strata))
         rows = [auditor.row(stratum) for stratum in strata]
@@ -121,11 +121,6 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
         "freshness": [one.to_json() for one in freshness(events)],
         "seconds": round(time.monotonic() - began, 3),
     }
-
-
-def _same(plan: Plan) -> str:
-    """Return the tier that a run was sieved with."""
-    return str(plan.search.to_mapping().get("same", "mask"))
 
 
 def _check_protocol(ledger: Ledger, run: str, evaluator: loading.OpenEvaluator) -> None:
@@ -155,12 +150,10 @@ def _strata(
     strata = []
     for rule, tier in MERGING.items():
         merged = [event for event in events if event.rule == rule]
-        chosen = [] if rule == EXACT else _sampled(merged, order, rule)
-        pairs = [
-            _Pair((event.slot, first), (made(event), made(by_slot[first])))
-            for event in chosen
-            if (first := merged_with(event)) is not None
-        ]
+        # What waited to be measured when the budget was spent has no event.
+        both = [(e, by_slot[first]) for e in merged if (first := merged_with(e)) in by_slot]
+        chosen = [] if rule == EXACT else _sampled(both, order, rule)
+        pairs = [_Pair((e.slot, first.slot), (made(e), made(first))) for e, first in chosen]
         strata.append(_Stratum(rule, same if same == "text" else tier, len(merged), pairs))
     changed = [
         _Pair((event.slot, event.slot), (canonical(parse(event.text)), made(event)))

@@ -10,6 +10,7 @@ from autoproxy.commands import loading
 from autoproxy.commands.workspace import Workspace, write_json, write_text
 from autoproxy.errors import ConfigError, ExpressionError, unknown_name
 from autoproxy.evaluation import Individual
+from autoproxy.export.best_tree import from_tree, is_tree, write_best_tree
 from autoproxy.export.formula import to_infix, to_latex, to_sympy
 from autoproxy.export.manifest import from_json, to_json
 from autoproxy.export.proxy import ORIENTATION, proxy_source, taken_names
@@ -24,7 +25,7 @@ from autoproxy.language.simplify import simplest, simplify
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 
-FORMS = ("py", "sympy", "latex", "infix", "json")
+FORMS = ("py", "sympy", "latex", "infix", "json", "best-tree")
 
 COLLECTOR = "prediction"
 """The evaluator whose measurements of a network exported predictions carry."""
@@ -37,8 +38,8 @@ def find_metric(
 
     Args:
         workspace: Where runs lie.
-        word: Name of a hand-made metric of `space`, of a run, a metric's JSON file, or an
-            expression.
+        word: Name of a hand-made metric of `space`, of a run, a metric's JSON file (ours, or a
+            tree in Pruner-Zero's format), or an expression.
         space: Name of the space whose hand-made metrics are looked at.
         besides: Further names that could have been meant, for the message.
 
@@ -203,6 +204,8 @@ def export_metric(
             return to_latex(expression)
         case "infix":
             return to_infix(expression)
+        case "best-tree":
+            return write_best_tree(expression)
     return json.dumps(to_json(expression, sheet), indent=2)
 
 
@@ -263,10 +266,15 @@ def _of_file(path: Path) -> tuple[str, Expression, dict[str, str]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if is_tree(content):
+        return path.stem, canonical(from_tree(content, f"the root of {path}")), {"source": _FOREIGN}
     expression, sheet = from_json(content)
     return path.stem, expression, dict(sheet)
+
+
+_FOREIGN = "a tree in Pruner-Zero's format"
 
 
 def _sheet(run: str, summary: Mapping[str, Any]) -> dict[str, str]:

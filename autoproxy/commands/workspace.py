@@ -26,14 +26,16 @@ class Workspace:
     Attributes:
         folder: `ledger.sqlite`, `leaderboard.md`, `leaderboard.csv`, `metrics/`, `runs/`, and
             `cache/` for statistics.
+        place: Where the ledger is instead, an SQLite file or a database URL.
     """
 
     folder: Path
+    place: str | None = None
 
     @property
-    def ledger(self) -> Path:
+    def ledger(self) -> Path | str:
         """The database of every evaluation."""
-        return self.folder / "ledger.sqlite"
+        return self.place or self.folder / "ledger.sqlite"
 
     @property
     def reports(self) -> Path:

@@ -18,7 +18,7 @@ from autoproxy.language.parse import kind_of
 from autoproxy.language.terminals import PARTIAL, VOCABULARY
 from autoproxy.language.types import Kind
 
-_EVEN = frozenset({"abs", "square", "sqrt", "log", "pow"})
+_EVEN = frozenset({"abs", "square", "sqrt", "log", "pow", "pz_log"})
 """Primitives that do not see the sign of their (first) operand."""
 
 _SUMS = frozenset({"add", "sub"})
@@ -124,7 +124,7 @@ _BLIND_KINDS: dict[Blindness, frozenset[Kind]] = {
 }
 
 _ROW_AFFINE = frozenset({"row_minmax", "row_zscore"})
-_MATRIX_AFFINE = frozenset({"minmax", "zscore"})
+_MATRIX_AFFINE = frozenset({"minmax", "zscore", "pz_zsn"})
 
 
 def _peel(node: Expression, blind: frozenset[Kind]) -> Expression | None:
@@ -147,6 +147,9 @@ def _peel(node: Expression, blind: frozenset[Kind]) -> Expression | None:
 
 def _peel_operand(node: Expression, blind: frozenset[Kind]) -> Expression | None:
     """Return the operand that decides the order of a sum, product or quotient, or None."""
+    if node.head == "pz_div" and Kind.SCALAR in blind:  # by a norm, which is one number
+        dividend = node.operands[0]
+        return dividend if kind_of(dividend) is kind_of(node) else None
     if node.head not in {"add", "sub", "mul", "div"}:
         return None
     left, right = node.operands
@@ -269,6 +272,11 @@ def _negated(head: str, *operands: Expression) -> Expression:
     return Expression("neg", (Expression(head, operands),))
 
 
+def _skip(node: Expression) -> Expression | None:
+    """Drop what does nothing at all."""
+    return node.operands[0]
+
+
 def _repeat_once(node: Expression) -> Expression | None:
     """Apply an idempotent primitive once."""
     return node.operands[0] if node.operands[0].head == node.head else None
@@ -283,6 +291,7 @@ def _name_power(node: Expression) -> Expression | None:
 
 _RULES: tuple[tuple[Callable[[Expression], Expression | None], Container[str]], ...] = (
     (_fold, CATALOG.keys() - AGGREGATIONS),
+    (_skip, {"pz_skp"}),
     (_drop_neutral, _SUMS | _PRODUCTS),
     (_unite_equals, {"sub", "mul", "maximum", "minimum"}),
     (_drop_sign, _EVEN),

@@ -9,6 +9,7 @@ import sympy
 from autoproxy.language import fast
 from autoproxy.language import meanings as m
 from autoproxy.language import network_meanings as n
+from autoproxy.language import published_meanings as published
 from autoproxy.language.primitive import Primitive
 from autoproxy.language.types import FLOWING_KINDS, TENSOR_KINDS, Kind, Signature, elementwise
 
@@ -33,6 +34,8 @@ _HEADS: tuple[Signature, ...] = (((Kind.ATTENTION,), Kind.ATTENTION),)
 _PER_INPUT: tuple[Signature, ...] = (((Kind.INPUT,), Kind.PER_INPUT),)
 _PER_OUTPUT: tuple[Signature, ...] = (((Kind.OUTPUT,), Kind.PER_OUTPUT),)
 _LAYERS: tuple[Signature, ...] = (((Kind.SCALAR,), Kind.MODEL),)
+_OF_WEIGHTS: tuple[Signature, ...] = tuple(((k,), k) for k in TENSOR_KINDS)
+_OF_TWO_WEIGHTS = tuple(s for s in _BINARY if set(s[0]) <= set(TENSOR_KINDS))
 
 
 def _named(name: str) -> Callable[..., Any]:
@@ -141,6 +144,55 @@ def _aggregations() -> list[Primitive]:
         _opaque("layers_logsum", _LAYERS, r"\sum_{{\ell}}\log\left|{}\right|", "never"),
         _opaque("layers_first", _LAYERS, r"\mathrm{{first}}_{{\ell}}\left({}\right)", "operands"),
         _opaque("layers_last", _LAYERS, r"\mathrm{{last}}_{{\ell}}\left({}\right)", "operands"),
+    ]
+
+
+def _pruner_zero() -> list[Primitive]:
+    """Return those words of Pruner-Zero that mean something else than ours; see its space."""
+    milli = sympy.Rational(1, 1000)
+    return [
+        Primitive(
+            "pz_div",
+            _OF_TWO_WEIGHTS,
+            published.pz_div,
+            _named("pz_div"),
+            r"\mathrm{{div}}_F\left({}, {}\right)",
+            cost=2,
+            nonnegative="operands",
+        ),
+        Primitive(
+            "pz_log",
+            _OF_WEIGHTS,
+            published.pz_log,
+            lambda a: sympy.log(sympy.Abs(a) + milli),
+            r"\log\left(\left|{}\right| + 10^{{-3}}\right)",
+            cost=2,
+        ),
+        Primitive(
+            "pz_exp",
+            _OF_WEIGHTS,
+            published.pz_exp,
+            lambda a: sympy.exp(sympy.Min(a, sympy.Float("88.72"))),
+            r"\exp\left({}\right)",
+            cost=2,
+            nonnegative="always",
+        ),
+        Primitive(
+            "pz_zsn",
+            _OF_WEIGHTS,
+            published.pz_zsn,
+            _named("pz_zsn"),
+            r"\mathrm{{zsn}}\left({}\right)",
+            cost=2,
+        ),
+        Primitive(
+            "pz_skp",
+            _OF_WEIGHTS,
+            published.pz_skp,
+            lambda a: a,
+            r"\mathrm{{skp}}\left({}\right)",
+            nonnegative="operands",
+        ),
     ]
 
 
@@ -321,6 +373,7 @@ _PRIMITIVES = (
     *_spectra(),
     *_over_tokens(),
     *_aggregations(),
+    *_pruner_zero(),
 )
 
 CATALOG: Mapping[str, Primitive] = MappingProxyType({p.name: p for p in _PRIMITIVES})

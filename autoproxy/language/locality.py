@@ -5,7 +5,17 @@ from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
 
 _OF_ALL = frozenset(
-    {"minmax", "zscore", "entropy", "nuclear", "spectral", "erank", "logdet", "correlation"}
+    {
+        "minmax",
+        "zscore",
+        "entropy",
+        "nuclear",
+        "spectral",
+        "erank",
+        "logdet",
+        "correlation",
+        "pz_zsn",
+    }
 )
 """Primitives that look at all entries of what they are applied to, besides `all_...`."""
 
@@ -22,6 +32,8 @@ def looks_across(node: Expression) -> bool:
     """
     if node.head.startswith(("col_", "outputs_")):
         return True
+    if node.head == "pz_div":  # its divisor is made as large as its dividend
+        return has_rows(node)
     if node.head.startswith("all_") or node.head in _OF_ALL:
         return has_rows(node.operands[0])
     return False

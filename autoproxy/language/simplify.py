@@ -20,9 +20,12 @@ _NARROW = frozenset({Kind.SCALAR, Kind.PER_OUTPUT})
 """Kinds whose factors and terms go to the root, where a comparison may not see them."""
 
 _INVERSES = frozenset({("exp", "log"), ("log", "exp"), ("square", "sqrt"), ("sqrt", "square")})
+_OPPOSED = frozenset({("pz_exp", "pz_log"), ("pz_log", "pz_exp")})
+"""Pruner-Zero's words that undo one another, but for what they add and bound."""
+
 _POWERS = {"sqrt": 0.5, "square": 2.0, "pow": None}
-_RISING = frozenset({"tanh", "sigmoid", "exp"})
-_EVEN_RISING = frozenset({"sqrt", "square", "log", "pow"})
+_RISING = frozenset({"tanh", "sigmoid", "exp", "pz_exp"})
+_EVEN_RISING = frozenset({"sqrt", "square", "log", "pow", "pz_log"})
 """Primitives that rise with the magnitude of what they are applied to."""
 
 
@@ -121,6 +124,9 @@ def _cancel(node: Expression) -> Expression | None:
     if (node.head, first.head) in _INVERSES:
         inner = first.operands[0]
         return inner if node.head == "log" else Expression("abs", (inner,))
+    if (node.head, first.head) in _OPPOSED:
+        inner = first.operands[0]
+        return inner if node.head == "pz_log" else Expression("abs", (inner,))
     if node.head in _POWERS and first.head in _POWERS:
         return _one_power(node)
     return None

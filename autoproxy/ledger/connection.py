@@ -1,21 +1,44 @@
 """How the ledger reaches its database, and what it says when it cannot."""
 
 import contextlib
+import re
+import sqlite3
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from autoproxy.errors import StorageError
+
+T = TypeVar("T")
 
 READING = "reading"
 """Execution option of a transaction that stores nothing, so that it need not wait for writers."""
 
 PATIENCE = 30.0
 """Seconds that a writer waits for another one."""
+
+OUTAGE = 300.0
+"""Seconds that a database server may be away in the middle of a run, as when it is restarted."""
+
+_ALIVE: Mapping[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""Makes a connection that a router dropped in silence an error within a minute or two."""
 
 
 def connect(where: Path | str) -> Engine:
@@ -35,11 +58,11 @@ def connect(where: Path | str) -> Engine:
             "URL that begins with postgresql://"
         )
     try:
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(url, connect_args=_ALIVE if backend == "postgresql" else {})
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise StorageError(
             f"the driver for {url.drivername} is missing ({error}); install it with "
-            "`pip install psycopg[binary]`, or give the path of an SQLite file"
+            "`pip install 'autoproxy[postgres]'`, or give the path of an SQLite file"
         ) from None
     if backend == "sqlite":
         sa.event.listen(engine, "connect", _configure_sqlite)
@@ -51,12 +74,25 @@ def _url(where: Path | str) -> URL:
     if "://" not in str(where):
         return URL.create("sqlite", database=str(where))
     try:
-        return make_url(str(where))
-    except ArgumentError as error:
+        url = make_url(str(where))
+    except (ArgumentError, ValueError):  # its message may hold the password
         raise StorageError(
-            f"{where!r} is no database URL: {error}; write a path, or for example "
+            f"{without_password(str(where))!r} is no database URL; write a path, or for example "
             "postgresql://user@host/database"
         ) from None
+    if url.drivername == "postgresql":  # SQLAlchemy 2.0 would take the driver before
+        return url.set(drivername="postgresql+psycopg")
+    return url
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown, even if it is none.
+
+    >>> without_password("postgresql://me:secret@host/db?sslmode=require&password=secret")
+    'postgresql://me:***@host/db?sslmode=require&password=***'
+    """
+    bare = re.sub(r"(?<=://)([^:/?#]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", bare)
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -101,6 +137,42 @@ def lock_for_creation(connection: Connection) -> None:
 _CREATION_LOCK = 0x4155_544F_5052_4F58  # "AUTOPROX"
 
 
+def cut_off(error: Exception) -> bool:
+    """Return whether an error says that a database server went away, and may come back."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # it was not even reached; a lock that SQLite waited for is another matter
+        return isinstance(error, OperationalError) and not isinstance(error.orig, sqlite3.Error)
+    return str(state).startswith(("08", "57P", "53300"))
+
+
+def patiently(attempt: Callable[[], T], where: str) -> T:
+    """Return what `attempt` returns, which is called again while the server is away.
+
+    Raises:
+        StorageError: It is away for longer than `OUTAGE` seconds.
+    """
+    deadline, pause = time.monotonic() + OUTAGE, 0.05
+    while True:
+        try:
+            return attempt()
+        except DBAPIError as error:
+            if not cut_off(error):
+                raise
+            if time.monotonic() + pause > deadline:
+                cause = str(error.orig).strip().partition("\n")[0]
+                raise StorageError(
+                    f"the database server of the ledger {where} has been away for {OUTAGE:.0f} s "
+                    f"({cause}); all rows so far are kept: see that it runs, then go on with: "
+                    "autoproxy resume"
+                ) from None
+        time.sleep(pause)
+        pause = min(5.0, 2 * pause)
+
+
 def storage_error(where: str, error: Exception) -> StorageError:
     """Return `error` of the database in words for people.
 
@@ -115,7 +187,7 @@ def storage_error(where: str, error: Exception) -> StorageError:
     return StorageError(f"the ledger {where} cannot be used: {said}; {_ELSEWHERE}")
 
 
-_ELSEWHERE = "choose another with --results DIR"
+_ELSEWHERE = "choose another with --results DIR or --ledger PLACE"
 
 _WORDS = (
     (

@@ -3,9 +3,9 @@
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,7 +19,9 @@ from autoproxy.ledger.connection import (
     close_quietly,
     connect,
     lock_for_creation,
+    patiently,
     storage_error,
+    without_password,
 )
 from autoproxy.ledger.migration import OLDEST, migrate
 from autoproxy.ledger.records import Evaluation, Event, ReportRow, RunRecord
@@ -46,6 +48,8 @@ from autoproxy.ledger.schema import (
     VERSION,
 )
 
+T = TypeVar("T")
+
 
 class Ledger:
     """Every evaluation of every run, in an SQLite file or a PostgreSQL database.
@@ -53,7 +57,8 @@ class Ledger:
     Each call that stores something is one transaction, done when the call returns: a process may
     be killed at any moment, nothing that it was told is stored is lost, and no row is half
     there. Floats come back bit for bit, but for negative zero, which SQLite returns as zero.
-    Several processes may use one ledger; in each, open it there.
+    Several processes may use one ledger; in each, open it there. A database server that goes away
+    is waited for.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, Ledger.open(f"{folder}/a.sqlite") as ledger:
@@ -80,8 +85,7 @@ class Ledger:
                 version.
         """
         engine = connect(where)
-        shown = engine.url.render_as_string(hide_password=True)
-        ledger = cls(engine, shown if "://" in str(where) else str(where))
+        ledger = cls(engine, without_password(str(where)))
         try:
             ledger._check_version()
         except StorageError:
@@ -91,24 +95,29 @@ class Ledger:
 
     def _check_version(self) -> None:
         """Make the tables of a new ledger or mend an older one's, all or none; leave any other."""
-        with self._transaction() as connection:
-            lock_for_creation(connection)
-            names = set(sa.inspect(connection).get_table_names())
-            if VERSION.name not in names:
-                self._refuse_foreign(names, connection)
-                METADATA.create_all(connection)
-                connection.execute(sa.insert(VERSION).values(version=SCHEMA_VERSION))
-                return
-            found = connection.execute(sa.select(VERSION.c.version)).scalar()
-            if found is not None and OLDEST <= found < SCHEMA_VERSION:
-                migrate(connection, found)
-                return
+        with self._spoken(), self._engine.begin() as connection:  # a server that is not there is
+            found = self._made_or_mended(connection)  # an error now, before any work
         if found != SCHEMA_VERSION:
             raise StorageError(
                 f"the ledger {self._where} has schema version {found}, this program reads "
                 f"{SCHEMA_VERSION}; use the program that wrote it, or choose another with "
-                "--results DIR"
+                "--results DIR or --ledger PLACE"
             )
+
+    def _made_or_mended(self, connection: Connection) -> int | None:
+        """Return the schema version of the tables, after what could be done for them."""
+        lock_for_creation(connection)
+        names = set(sa.inspect(connection).get_table_names())
+        if VERSION.name not in names:
+            self._refuse_foreign(names, connection)
+            METADATA.create_all(connection)
+            connection.execute(sa.insert(VERSION).values(version=SCHEMA_VERSION))
+            return SCHEMA_VERSION
+        found: int | None = connection.execute(sa.select(VERSION.c.version)).scalar()
+        if found is not None and OLDEST <= found < SCHEMA_VERSION:
+            migrate(connection, found)
+            return SCHEMA_VERSION
+        return found
 
     def _refuse_foreign(self, names: set[str], connection: Connection) -> None:
         """Refuse to move in with another program: a file that has tables, or a name taken."""
@@ -137,8 +146,7 @@ class Ledger:
         query = sa.select(EVALUATIONS).where(
             table.key == key, table.protocol == protocol, table.fidelity == fidelity
         )
-        with self._transaction(reading=True) as connection:
-            row = connection.execute(query).one_or_none()
+        row = self._do(lambda connection: connection.execute(query).one_or_none(), reading=True)
         return None if row is None else outcome_of(row)
 
     def remember(self, evaluation: Evaluation) -> None:
@@ -204,10 +212,8 @@ class Ledger:
             changes["seconds"] = seconds
         if summary is not None:
             changes["summary"] = dict(summary)
-        with self._transaction() as connection:
-            query = sa.update(RUNS).where(RUNS.c.run == run).values(**changes)
-            changed = connection.execute(query).rowcount
-        if not changed:
+        query = sa.update(RUNS).where(RUNS.c.run == run).values(**changes)
+        if not self._do(lambda connection: connection.execute(query).rowcount):
             self.run(run)  # says which runs there are
 
     def run(self, run: str) -> RunRecord:
@@ -228,8 +234,7 @@ class Ledger:
             .join(PROTOCOLS, PROTOCOLS.c.protocol == RUNS.c.protocol)
             .order_by(RUNS.c.recorded, RUNS.c.run)
         )
-        with self._transaction(reading=True) as connection:
-            rows = connection.execute(query).all()
+        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
         return [run_of(row) for row in rows]
 
     def append(self, event: Event) -> None:
@@ -242,8 +247,7 @@ class Ledger:
         if self._insert(EVENTS, row):
             return
         query = sa.select(EVENTS).where(EVENTS.c.run == event.run, EVENTS.c.slot == event.slot)
-        with self._transaction(reading=True) as connection:
-            known = event_of(connection.execute(query).one())
+        known = event_of(self._do(lambda c: c.execute(query).one(), reading=True))
         if known != event:
             raise StorageError(
                 f"run {event.run!r} does not repeat itself: slot {event.slot} was {known.text} "
@@ -254,8 +258,8 @@ class Ledger:
     def events(self, run: str) -> list[Event]:
         """Return what became of each proposal of a run, in order."""
         query = sa.select(EVENTS).where(EVENTS.c.run == run).order_by(EVENTS.c.slot)
-        with self._transaction(reading=True) as connection:
-            return [event_of(row) for row in connection.execute(query)]
+        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        return [event_of(row) for row in rows]
 
     def measured(self, run: str, protocol: str) -> list[tuple[Event, Measured]]:
         """Return the proposals of a run that were measured in full, in order, with what came out.
@@ -275,8 +279,8 @@ class Ledger:
             .where(EVENTS.c.run == run, EVENTS.c.fate == "measured")
             .order_by(EVENTS.c.slot)
         )
-        with self._transaction(reading=True) as connection:
-            return [measured_of(row) for row in connection.execute(query)]
+        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        return [measured_of(row) for row in rows]
 
     def add_step(self, run: str, generation: int, content: Mapping[str, Any]) -> None:
         """Store what a whole generation of a run changed; the same one twice changes nothing."""
@@ -286,8 +290,8 @@ class Ledger:
     def steps(self, run: str) -> list[tuple[int, dict[str, Any]]]:
         """Return the whole generations of a run, in order, and what each changed."""
         query = sa.select(STEPS).where(STEPS.c.run == run).order_by(STEPS.c.generation)
-        with self._transaction(reading=True) as connection:
-            return [(row.generation, row.content) for row in connection.execute(query)]
+        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        return [(row.generation, row.content) for row in rows]
 
     def fates(self, run: str, generations: int) -> dict[str, int]:
         """Return how many proposals of the first generations each rule dropped, and the rest."""
@@ -297,8 +301,8 @@ class Ledger:
             .where(EVENTS.c.run == run, EVENTS.c.generation < generations)
             .group_by(what)
         )
-        with self._transaction(reading=True) as connection:
-            return {str(name): int(count) for name, count in connection.execute(query)}
+        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        return {str(name): int(count) for name, count in rows}
 
     def funnel(self, run: str) -> dict[str, int]:
         """Return how many proposals of a run each rule dropped, and what became of the rest."""
@@ -317,8 +321,7 @@ class Ledger:
             .join(PROTOCOLS, PROTOCOLS.c.protocol == REPORTS.c.protocol)
             .order_by(REPORTS.c.number)
         )
-        with self._transaction(reading=True) as connection:
-            rows = connection.execute(query).all()
+        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
         return [report_of(row) for row in rows]
 
     def _insert(self, table: sa.Table, row: Mapping[str, Any], replace: Sequence[str] = ()) -> bool:
@@ -337,14 +340,28 @@ class Ledger:
             )
         else:
             query = query.on_conflict_do_nothing(index_elements=list(table.primary_key.columns))
-        with self._transaction() as connection:
-            return connection.execute(query).rowcount > 0
+        return self._do(lambda connection: connection.execute(query).rowcount) > 0
+
+    def _do(self, statement: Callable[[Connection], T], *, reading: bool = False) -> T:
+        """Return what a statement gives, done as one transaction.
+
+        It is done again where the server went away meanwhile. That it may then be done twice, as
+        its answer alone was lost, does no harm: no row is stored twice, and what an insertion
+        finds there is compared with what it wanted to store.
+        """
+
+        def attempt() -> T:
+            with (self._reader if reading else self._engine).begin() as connection:
+                return statement(connection)
+
+        with self._spoken():
+            return patiently(attempt, self._where)
 
     @contextlib.contextmanager
-    def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
+    def _spoken(self) -> Iterator[None]:
+        """Say errors of the database in words for people."""
         try:
-            with (self._reader if reading else self._engine).begin() as connection:
-                yield connection
+            yield
         except (SQLAlchemyError, sqlite3.Error) as error:  # the second while it connects
             raise storage_error(self._where, error) from error
 

@@ -1,63 +1,206 @@
-"""Who measures: this process, one candidate after another."""
+"""Between the search and whoever measures: recalled first, measured once, kept on arrival."""
 
-from collections.abc import Callable, Iterator
+import concurrent.futures
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
-from autoproxy.evaluation import Evaluator, Failed, Outcome
+from autoproxy.evaluation import Evaluator, Objective, Outcome
 from autoproxy.language.parse import parse
-from autoproxy.search import ladder
-from autoproxy.search.tasks import Task
+from autoproxy.search.tasks import Task, is_over
 
 Recall = Callable[[float], Outcome | None]
+"""What is known of a candidate at a fidelity."""
+
 Keep = Callable[[float, Outcome], None]
+"""Stores the outcome of a candidate at a fidelity."""
 
 
 class Work(Protocol):
+    """One task that was begun."""
+
     @property
-    def task(self) -> Task: ...
-    @property
-    def done(self) -> bool: ...
-    def outcomes(self) -> Iterator[Outcome]: ...
+    def done(self) -> bool:
+        """Whether `outcomes` can be asked without waiting for another process."""
+        ...
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield the outcome at one fidelity after another, as `climb` does; wait where needed."""
+        ...
 
 
 class Desk(Protocol):
+    """Where tasks are handed in. One thread owns it, and does all recalling and keeping."""
+
     @property
-    def ahead(self) -> bool: ...
-    def begin(self, task: Task, recall: Recall, keep: Keep) -> Work: ...
-    def wait(self) -> None: ...
-    def drop(self) -> None: ...
+    def ahead(self) -> bool:
+        """Whether tasks run before their outcomes are asked for, several at once."""
+        ...
+
+    def begin(self, task: Task, recall: Recall, keep: Keep) -> Work:
+        """Hand in a task."""
+        ...
+
+    def wait(self) -> None:
+        """Return when some work that was begun, and was not done, is done; at once without any."""
+        ...
+
+    def drop(self) -> None:
+        """Forget all that was begun; what no worker has yet is not measured any more."""
+        ...
 
 
 class LocalDesk:
+    """Measures in this process, one task at a time, no step before it is asked for.
+
+    Args:
+        evaluator: Who measures.
+    """
+
     ahead = False
 
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
 
     def begin(self, task: Task, recall: Recall, keep: Keep) -> Work:
+        """Return the work, of which nothing is done yet."""
         return _Lazy(self._evaluator, task, recall, keep)
 
     def wait(self) -> None:
-        raise NotImplementedError
+        """Return at once: nobody else is at work."""
 
     def drop(self) -> None:
-        pass
+        """Nothing is under way."""
 
 
 class _Lazy:
-    done = False
+    done = True
 
     def __init__(self, evaluator: Evaluator, task: Task, recall: Recall, keep: Keep) -> None:
-        self._evaluator, self.task, self._recall, self._keep = evaluator, task, recall, keep
+        self._evaluator = evaluator
+        self._task = task
+        self._recall = recall
+        self._keep = keep
 
     def outcomes(self) -> Iterator[Outcome]:
-        expression = parse(self.task.text)
-        sign = self._evaluator.objective.sign
-        for fidelity in self.task.fidelities:
+        """Yield what is known or else measured, step by step."""
+        expression = parse(self._task.text)
+        for fidelity in self._task.fidelities:
             outcome = self._recall(fidelity)
             if outcome is None:
                 (outcome,) = self._evaluator.measure([expression], fidelity)
                 self._keep(fidelity, outcome)
             yield outcome
-            if isinstance(outcome, Failed) or ladder.beaten(outcome.blocks, self.task.rival, sign):
+            if is_over(outcome, self._task, self._evaluator.objective):
                 return
+
+
+class CrewDesk:
+    """Hands tasks to workers as soon as they are begun, and keeps what they return.
+
+    A value is kept the first time this desk is asked anything after it arrived, so that it is
+    stored also where its turn is far off; each exactly once.
+
+    Args:
+        submit: Hands a task to the workers; its future has the outcomes that `climb` yields.
+        objective: What they measure.
+    """
+
+    ahead = True
+
+    def __init__(
+        self, submit: Callable[[Task], Future[list[Outcome]]], objective: Objective
+    ) -> None:
+        self._submit = submit
+        self._objective = objective
+        self._under_way: list[_Sent] = []
+
+    def begin(self, task: Task, recall: Recall, keep: Keep) -> Work:
+        """Recall what is known, and hand out what is not."""
+        self._take_in()
+        known, rest = _known(task, recall, self._objective)
+        if rest is None:
+            return _Known(known)
+        work = _Sent(known, self._submit(rest), rest.fidelities, keep)
+        self._under_way.append(work)
+        return work
+
+    def wait(self) -> None:
+        """Wait until one more piece of work is done; keep all that has arrived."""
+        if self._under_way and not self._take_in():
+            futures = [work.future for work in self._under_way]
+            concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_COMPLETED)
+            self._take_in()
+
+    def drop(self) -> None:
+        """Cancel what no worker has, and forget the rest."""
+        for work in self._under_way:
+            work.future.cancel()
+        self._under_way.clear()
+
+    def _take_in(self) -> bool:
+        """Keep what has arrived; return whether there was anything."""
+        arrived = [work for work in self._under_way if work.done]
+        self._under_way = [work for work in self._under_way if work not in arrived]
+        return bool(arrived)
+
+
+class _Known:
+    """A task of which all was known."""
+
+    done = True
+
+    def __init__(self, known: Sequence[Outcome]) -> None:
+        self._known = known
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield what is known."""
+        yield from self._known
+
+
+class _Sent:
+    """What is known of a task, and the future of the rest."""
+
+    def __init__(
+        self,
+        known: Sequence[Outcome],
+        future: Future[list[Outcome]],
+        missing: Sequence[float],
+        keep: Keep,
+    ) -> None:
+        self.future = future
+        self._known = known
+        self._missing = missing
+        self._keep = keep
+        self._kept = False
+
+    @property
+    def done(self) -> bool:
+        """Whether all outcomes are here, and kept; or an error is."""
+        if not self.future.done():
+            return False
+        if not self._kept and not self.future.cancelled() and self.future.exception() is None:
+            self._kept = True
+            for fidelity, outcome in zip(self._missing, self.future.result(), strict=False):
+                self._keep(fidelity, outcome)
+        return True
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield what was known, then what workers measured, once it is here."""
+        yield from self._known
+        concurrent.futures.wait([self.future])
+        _ = self.done  # kept before anybody acts upon it
+        yield from self.future.result()
+
+
+def _known(task: Task, recall: Recall, objective: Objective) -> tuple[list[Outcome], Task | None]:
+    """Return the outcomes that are known from the first fidelity on, and the task that is left."""
+    known: list[Outcome] = []
+    for number, fidelity in enumerate(task.fidelities):
+        outcome = recall(fidelity)
+        if outcome is None:
+            return known, Task(task.text, task.fidelities[number:], task.rival)
+        known.append(outcome)
+        if is_over(outcome, task, objective):
+            break
+    return known, None

@@ -2,7 +2,7 @@
 
 import bisect
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -143,7 +143,7 @@ class Search:
         flight = flights.popleft()
         brood = flight.brood
         bill = _Bill(state.spent, self._config.evaluations, self._stop)
-        outcomes = _taken(flight.screens, bill)
+        outcomes = _taken(flight.screens, bill, self._screening(flight))
         promoted = self._promoted(flight, outcomes)
         self._note_screened(flight, outcomes, promoted)
         born = self._raced(flight, promoted, bill)
@@ -177,12 +177,15 @@ class Search:
             self._begin_races(flight, self._promoted(flight, outcomes))
 
     def _begin_races(self, flight: Flight, promoted: Sequence[int]) -> dict[int, Work]:
-        paid = self._screening(flight)
-        dearer = [f for f in self._evaluator.fidelities if f > paid]
-        steps = dearer if flight.brood.rival else dearer[-1:]
-        races = {p: self._ask(flight.brood.kept[p][1], steps, flight.brood.rival) for p in promoted}
+        steps, rival = self._dearer(flight), flight.brood.rival
+        races = {place: self._ask(flight.brood.kept[place][1], steps, rival) for place in promoted}
         flight.races = races
         return races
+
+    def _dearer(self, flight: Flight) -> tuple[float, ...]:
+        """Return the fidelities of a race: the last one alone where there is nobody to beat."""
+        dearer = [f for f in self._evaluator.fidelities if f > self._screening(flight)]
+        return tuple(dearer if flight.brood.rival else dearer[-1:])
 
     def _promoted(self, flight: Flight, outcomes: Sequence[Outcome]) -> list[int]:
         """Return the places of those that a cheap rung ranks among the best so far."""
@@ -214,7 +217,8 @@ class Search:
         for place in promoted:
             if bill.finished:
                 break
-            outcome = _dearest(races[place], bill, self._screening(flight))
+            steps = zip(self._dearer(flight), races[place].outcomes(), strict=False)
+            outcome = _dearest(steps, bill, self._screening(flight))
             full = outcome.fidelity == 1 if isinstance(outcome, Measured) else False
             self._note(flight, place, outcome, "measured" if full else "raced")
             if full and isinstance(outcome, Measured):
@@ -253,7 +257,7 @@ class _Bill:
             self.finished = self._stop()
 
 
-def _taken(screens: Sequence[Work], bill: _Bill) -> list[Outcome]:
+def _taken(screens: Sequence[Work], bill: _Bill, fidelity: float) -> list[Outcome]:
     """Return the outcomes of the cheap rung, as many as are paid for."""
     outcomes = []
     for work in screens:
@@ -261,14 +265,14 @@ def _taken(screens: Sequence[Work], bill: _Bill) -> list[Outcome]:
             break
         (outcome,) = work.outcomes()
         outcomes.append(outcome)
-        bill.pay(work.task.fidelities[0])
+        bill.pay(fidelity)
     return outcomes
 
 
-def _dearest(work: Work, bill: _Bill, paid: float) -> Outcome:
+def _dearest(steps: Iterable[tuple[float, Outcome]], bill: _Bill, paid: float) -> Outcome:
     """Return the last outcome of a race that is paid for: each is charged for what is new."""
     outcomes = []
-    for fidelity, outcome in zip(work.task.fidelities, work.outcomes(), strict=False):
+    for fidelity, outcome in steps:
         outcomes.append(outcome)
         bill.pay(fidelity - paid)
         paid = fidelity

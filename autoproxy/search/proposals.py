@@ -108,7 +108,8 @@ class Proposer:
         config, grammar = self._config, self._grammar
         mother = tournament(parents.population, rng, config.tournament, self._objective)
         if tuning and config.tune and rng.random() < config.tune:
-            tuned = tune(mother, parents.known, self._objective, rng)
+            powers = "pow" in grammar.space.primitives
+            tuned = tune(mother, parents.known, self._objective, rng, powers=powers)
             if tuned is not None:
                 return Proposal(slot, tuned, "tuned", (mother.key,))
         if rng.random() < config.crossover:

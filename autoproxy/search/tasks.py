@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autoproxy.evaluation import Evaluator, Failed, Outcome
+from autoproxy.evaluation import Evaluator, Failed, Objective, Outcome
 from autoproxy.language.parse import parse
 from autoproxy.search import ladder
 
@@ -26,9 +26,15 @@ class Task:
 def climb(evaluator: Evaluator, task: Task) -> Iterator[Outcome]:
     """Yield the outcome at one fidelity after another, until one fails or shows it beaten."""
     expression = parse(task.text)
-    sign = evaluator.objective.sign
     for fidelity in task.fidelities:
         (outcome,) = evaluator.measure([expression], fidelity)
         yield outcome
-        if isinstance(outcome, Failed) or ladder.beaten(outcome.blocks, task.rival, sign):
+        if is_over(outcome, task, evaluator.objective):
             return
+
+
+def is_over(outcome: Outcome, task: Task, objective: Objective) -> bool:
+    """Return whether a candidate goes no further after an outcome: it failed, or is beaten."""
+    if isinstance(outcome, Failed):
+        return True
+    return ladder.beaten(outcome.blocks, task.rival, objective.sign)

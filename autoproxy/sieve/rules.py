@@ -42,13 +42,13 @@ class Context:
         blindness: What the evaluator's comparison cannot see.
         seen: For each way of being the same (see `TIERS`), the digests so far and the slot that
             had each first.
-        noted: What was added to `seen`, in order, since somebody asked last.
+        noted: What was added to `seen` since somebody asked last, the same way.
     """
 
     space: SearchSpace
     blindness: Blindness
     seen: dict[str, dict[str, int]] = field(default_factory=dict)
-    noted: list[tuple[str, str, int]] = field(default_factory=list)
+    noted: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def knows(self, way: str, digest: str) -> bool:
         """Return whether `digest` was seen before, without taking note of it."""
@@ -60,7 +60,7 @@ class Context:
         if digest in known:
             return known[digest]
         known[digest] = slot
-        self.noted.append((way, digest, slot))
+        self.noted.setdefault(way, {})[digest] = slot
         return None
 
 

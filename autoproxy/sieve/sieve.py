@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from autoproxy.errors import ConfigError, ExpressionError, unknown_name
 from autoproxy.evaluation import Evaluator, Failed, Fingerprint
@@ -29,9 +29,6 @@ from autoproxy.spaces import SearchSpace
 HOPELESS = Rule("hopeless", Cost.BEHAVIOUR)
 DISTORTING = Rule("distorting", Cost.BEHAVIOUR)
 
-REPEATS = frozenset(way.rule.name for way in TIERS["mask"])
-"""Names of the rules that drop what is known already."""
-
 RULES = (
     *STRUCTURE_RULES,
     REPEAT,
@@ -41,6 +38,9 @@ RULES = (
     SAME_ORDER,
     SAME_MASK,
 )
+
+REPEATS = frozenset(rule.name for rule in (REPEAT, SAME_ALGEBRA, SAME_ORDER, SAME_MASK))
+"""Names of the rules that drop what is known already."""
 
 
 def judged(proposal: Expression, same: str, space: SearchSpace, blindness: Blindness) -> Expression:
@@ -117,29 +117,6 @@ class Sieve:
             verdicts[place] = self._dear(expression, slot, behaviour)
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def noted(self) -> tuple[tuple[str, str, int], ...]:
-        """Return what it saw for the first time since this was asked last, as plain values.
-
-        Each is a way of being the same, a digest, and the slot that had it first.
-        """
-        noted = tuple(self._context.noted)
-        self._context.noted.clear()
-        return noted
-
-    def restore(self, noted: Iterable[tuple[str, str, int]]) -> None:
-        """Take in what another sieve noted, instead of judging the same proposals again.
-
-        Args:
-            noted: By a sieve of the same tier, space and evaluator.
-
-        Raises:
-            ConfigError: It is of another tier.
-        """
-        for way, digest, slot in noted:
-            if way not in self._context.seen:
-                self._check_way(way)
-            self._context.seen.setdefault(way, {})[digest] = slot
-
     def novelty(self, proposal: Expression) -> str | None:
         """Return what would be known of a proposal by its tree, or None if it would be dropped.
 
@@ -157,12 +134,31 @@ class Sieve:
                     return None
         return name
 
-    def _check_way(self, way: str) -> None:
-        if way not in {known.name for known in self._ways}:
+    def noted(self) -> dict[str, dict[str, int]]:
+        """Return what was seen for the first time since this was asked last, as plain values.
+
+        For each way of being the same, digests and the slot that had each first.
+        """
+        noted, self._context.noted = self._context.noted, {}
+        return noted
+
+    def restore(self, noted: Mapping[str, Mapping[str, int]]) -> None:
+        """Take note of what another sieve had seen; it then judges as that one would go on.
+
+        Args:
+            noted: What `noted` of a sieve of the same tier, space and evaluator gave.
+
+        Raises:
+            ConfigError: It is of another tier.
+        """
+        foreign = sorted(set(noted) - {way.name for way in self._ways})
+        if foreign:
             raise ConfigError(
-                f"what was seen before was compared by {way}, which this sieve does not do; go on "
-                "with the `same` that the run began with"
+                f"what was seen is by {', '.join(foreign)}, which this sieve does not compare; "
+                "go on with the `same` that the run began with"
             )
+        for way, known in noted.items():
+            self._context.seen.setdefault(way, {}).update(known)
 
     def _judged(self, proposal: Expression) -> Expression:
         return judged(proposal, self._same, self._context.space, self._context.blindness)

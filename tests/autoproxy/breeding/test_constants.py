@@ -62,6 +62,14 @@ def test_without_numbers_there_is_nothing_to_tune() -> None:
     )
 
 
+def test_roots_stay_roots_in_a_space_without_powers() -> None:
+    parent = Individual("mul(0.5, sqrt(x_norm))", "k", 4, 0.5, 0)
+    found = tune(parent, [], LOSS, random.Random(0), powers=False)
+    assert str(found).endswith("sqrt(x_norm))")
+    bare = Individual("sqrt(x_norm)", "k", 4, 0.5, 0)
+    assert tune(bare, [], LOSS, random.Random(0), powers=False) is None
+
+
 def test_one_alone_takes_a_step() -> None:
     """Nothing else is known: an exponent or factor near its own."""
     parent = Individual("mul(W, sqrt(x_norm))", "k", 4, 0.5, 0)

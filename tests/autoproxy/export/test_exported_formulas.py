@@ -132,6 +132,9 @@ class Latex:
         (r"\mathrm{minmax}_j\left(", "row_minmax"),
         (r"\mathrm{z}\left(", "zscore"),
         (r"\mathrm{z}_j\left(", "row_zscore"),
+        (r"\mathrm{zsn}\left(", "pz_zsn"),
+        (r"\mathrm{skp}\left(", "pz_skp"),
+        (r"\exp\left(", "pz_exp"),
         (r"\sigma_1\left(", "spectral"),
         (r"\log\det\left(", "logdet"),
         (r"\max_t\left(", "token_max"),
@@ -229,10 +232,18 @@ class Latex:
                 return Expression(name, (self.until(r"\right)"),))
         if self.eat(r"\sum_{\ell}\log\left|"):
             return Expression("layers_logsum", (self.until(r"\right|"),))
+        if self.eat(r"\log\left(\left|"):
+            return Expression("pz_log", (self.until(r"\right| + 10^{-3}\right)"),))
+        return self.pair() or self.spelled()
+
+    def pair(self) -> Expression | None:
         pairs = (("maximum", r"\max"), ("minimum", r"\min"), ("correlation", r"\mathrm{corr}"))
-        for name, start in ((name, rf"{word}\left(") for name, word in pairs):
-            if self.eat(start):
+        for name, word in (*pairs, ("pz_div", r"\mathrm{div}_F")):
+            if self.eat(rf"{word}\left("):
                 return Expression(name, (self.until(", "), self.until(r"\right)")))
+        return None
+
+    def spelled(self) -> Expression | None:
         if self.eat(r"\frac{"):
             return Expression("div", (self.until("}{"), self.until("}")))
         if self.eat(r"\sqrt{\left|"):
@@ -322,9 +333,9 @@ PRINTING = {"fully_qualified_modules": False, "allow_unknown_functions": True, "
 def of_torch(name: str) -> Callable[[Any], Array]:
     """Return a reduction, which is opaque to sympy, as a function of whole numpy tensors."""
 
-    def function(value: Any) -> Array:
-        whole = torch.from_numpy(np.broadcast_to(value, SHAPE).astype(np.float64))
-        return CATALOG[name].tensor(whole).expand(SHAPE).numpy()
+    def function(*values: Any) -> Array:
+        whole = [torch.from_numpy(np.broadcast_to(v, SHAPE).astype(np.float64)) for v in values]
+        return CATALOG[name].tensor(*whole).expand(SHAPE).numpy()
 
     return function
 

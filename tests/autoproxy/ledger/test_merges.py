@@ -42,6 +42,12 @@ def test_the_slot_is_read_from_the_end_of_the_reason() -> None:
     assert merged_with(dataclasses.replace(KEPT, fate="failed", reason="as slot 1")) is None
 
 
+def test_a_slot_that_is_written_down_counts_more_than_words() -> None:
+    assert merged_with(dataclasses.replace(dropped("repeat"), same_as=5)) == 5
+    assert merged_with(dataclasses.replace(dropped("repeat"), same_as=0)) == 0
+    assert merged_with(dataclasses.replace(dropped("hopeless"), same_as=5)) is None
+
+
 def test_what_is_new_is_counted_tier_by_tier_in_each_generation() -> None:
     rules = ["limits", "varies", "repeat", "repeat", "repeat", "same-algebra", "hopeless"]
     rules += ["distorting", "same-order", "same-order", "same-mask"]

@@ -17,7 +17,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
 from autoproxy.ledger.merges import MERGING
 from autoproxy.sieve.rules import Dropped, Kept, Verdict
-from autoproxy.sieve.sieve import REPEATS, RULES, Sieve
+from autoproxy.sieve.sieve import RULES, Sieve
 from autoproxy.sieve.tiers import TIERS
 from search_spaces.importance import SPACE
 from tests.autoproxy.language.formulas import expressions
@@ -69,10 +69,9 @@ def test_the_usual_tier_is_the_last_and_all_are_told_of() -> None:
     assert list(TIERS) == ["nothing", "text", "key", "order", "fingerprint", "mask"]
     usual = Sieve(EVERYTHING, scripted()).judge(numbered(*PROPOSALS))
     assert usual == Sieve(EVERYTHING, scripted(), same="mask").judge(numbered(*PROPOSALS))
-    last = {ways[-1].rule.name: tier for tier, ways in TIERS.items() if ways}
-    assert last == MERGING  # as the ledger reads events
-    assert {way.rule for way in TIERS["mask"]} < set(RULES)
-    assert set(MERGING) == REPEATS
+    ways = TIERS["mask"]
+    assert {way.rule.name: way.name for way in ways} == MERGING  # as the ledger reads events
+    assert {way.rule for way in ways} < set(RULES)
 
 
 def test_an_unknown_tier_is_refused_with_the_nearest() -> None:
@@ -185,28 +184,41 @@ def test_a_restored_sieve_judges_as_the_old_one_goes_on(same: str, seed: int, cu
     proposals = many(seed, 60)
     old = Sieve(SPACE, evaluator, same=same)
     old.judge(proposals[:cut])
+    text = json.dumps(old.noted())
     restored = Sieve(SPACE, evaluator, same=same)
-    restored.restore(json.loads(json.dumps(old.noted())))
-    assert restored.noted() == old.noted() == ()  # nothing of it is noted once more
+    restored.restore(json.loads(text))
+    assert restored.noted() == {}  # what was put back is nothing new
     assert restored.judge(proposals[cut:]) == old.judge(proposals[cut:])
     assert restored.noted() == old.noted()
 
 
 def test_a_sieve_can_be_restored_piece_by_piece() -> None:
     evaluator = ToyEvaluator()
-    proposals = many(1, 90)
-    old, restored = Sieve(SPACE, evaluator), Sieve(SPACE, evaluator)
+    proposals = many(1, 120)
+    old, pieces = Sieve(SPACE, evaluator), []
     for start in (0, 30, 60):
         old.judge(proposals[start : start + 30])
-        piece = old.noted()
-        assert all(start <= slot < start + 30 for _, _, slot in piece)
+        pieces.append(old.noted())
+    assert all(slot >= 60 for known in pieces[2].values() for slot in known.values())
+    restored = Sieve(SPACE, evaluator)
+    for piece in pieces:
         restored.restore(piece)
-    again = [(slot + 90, proposal) for slot, proposal in proposals]
-    assert restored.judge(again) == old.judge(again)
+    assert restored.judge(proposals[90:]) == old.judge(proposals[90:])
 
 
-def test_what_another_tier_noted_is_refused() -> None:
+def test_what_was_taken_out_is_a_copy() -> None:
     sieve = Sieve(EVERYTHING, Scripted())
     sieve.judge(numbered("abs(W)"))
-    with pytest.raises(ConfigError, match="by order"):
+    taken = sieve.noted()
+    other = Sieve(EVERYTHING, Scripted())
+    other.restore(taken)
+    taken["key"].clear()
+    assert names(sieve.judge(numbered("abs(W)", first=1))) == ["repeat"]
+    assert names(other.judge(numbered("abs(W)", first=1))) == ["repeat"]
+
+
+def test_the_memory_of_another_tier_is_refused() -> None:
+    sieve = Sieve(EVERYTHING, Scripted())
+    sieve.judge(numbered("abs(W)"))
+    with pytest.raises(ConfigError, match="fingerprint, mask, order"):
         Sieve(EVERYTHING, Scripted(), same="key").restore(sieve.noted())
