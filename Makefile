@@ -38,6 +38,7 @@ bench: $(READY) ## Speed, as ratios to a named reference in the same run
 	$(BIN)/python benchmarks/bench_candidates.py
 	$(BIN)/python benchmarks/bench_masks.py
 	$(BIN)/python benchmarks/bench_expressions.py
+	$(BIN)/python benchmarks/bench_engine.py
 	$(BIN)/python benchmarks/bench_proxies.py
 	$(BIN)/python benchmarks/bench_workers.py
 

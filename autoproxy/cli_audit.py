@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autoproxy.cli_common import Json, Results, interruptible, present
+from autoproxy.cli_common import Json, LedgerPlace, Results, interruptible, present
 
 
 def audit(
@@ -16,6 +16,7 @@ def audit(
     sample: Annotated[int, typer.Option(help="Most merges of each rule that are looked at.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the draw of the sample.")] = 0,
     results: Results = Path("results"),
+    ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Compare all masks of candidates that a run took for one; show how much was new."""
@@ -25,5 +26,5 @@ def audit(
 
     order = AuditOrder(run, sample, seed)
     with interruptible("stopped"), console.progress(quiet=as_json) as show:
-        found = audit_run(Workspace(results), order, show)
+        found = audit_run(Workspace(results, ledger), order, show)
     present(found, as_json, console.audit)

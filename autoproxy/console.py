@@ -255,12 +255,14 @@ def listing(console: Console, found: Mapping[str, Any]) -> None:
 def audit(console: Console, found: Mapping[str, Any]) -> None:
     """Print how many merges of a run were false, and how much was new by generation."""
     title = f"Merges of {found['run']} (same = {found['same']}); false ones with 95 % intervals"
-    table = Table("rule", "tier", "merged", "compared", "differ", "rate", title=escape(title))
+    heads = ("rule", "tier", "merged", "compared", "differ", "rate", "bits that differ, median")
+    table = Table(*heads, title=escape(title))
     for row in found["merges"]:
         cells = (row["rule"], row["tier"] or "", row["merged"], row["compared"])
         exact = "" if row["merged"] == 0 else "exact"
         told = ("", exact) if row["rate"] is None else (row["different"], _rate(row))
-        table.add_row(*map(str, (*cells, *told)))
+        share = "" if row["median_share"] is None else f"{row['median_share']:.2g}"
+        table.add_row(*map(str, (*cells, *told, share)))
     console.print(table)
     for row in found["merges"]:
         for pair in row["examples"]:

@@ -35,8 +35,7 @@ from autoproxy.language.program import Program
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.proposals import propose
-from autoproxy.search.state import SearchState
+from autoproxy.search.proposals import Parents, Proposer
 from autoproxy.seeding import stream
 from autoproxy.sieve.sieve import Sieve
 from evaluators.pruning import PruningEvaluator
@@ -74,10 +73,11 @@ def children(grammar: Grammar, evaluator: PruningEvaluator, seed: int) -> list[E
         )
         for place, parent in enumerate(parents)
     )
-    state = SearchState(generation=1, slot=len(parents), population=population)
     config = SearchConfig(seed=seed, batch=COUNT)
     novelty = Sieve(SPACE, evaluator).novelty
-    found = propose(grammar, config, evaluator.objective, state, novelty)
+    slots = range(len(parents), len(parents) + COUNT)
+    proposer = Proposer(grammar, config, evaluator.objective)
+    found = proposer.propose(slots, Parents(population), novelty)
     return [proposal.expression for proposal in found]
 
 

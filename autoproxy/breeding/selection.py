@@ -7,7 +7,6 @@ from deap import base, tools
 
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.running import running_cost
-from autoproxy.seeding import lend_to_global
 
 
 class _Fitness(base.Fitness):  # type: ignore[misc]  # DEAP has no types
@@ -49,9 +48,9 @@ def survivors(
 def tournament(
     pool: Sequence[Individual], rng: random.Random, size: int, objective: Objective
 ) -> Individual:
-    """Return the best, by value and then by complexity, of `size` drawn with replacement."""
-    entrants = [_Entrant(individual, objective) for individual in pool]
-    with lend_to_global(rng):
-        (winner,) = tools.selTournament(entrants, 1, tournsize=size)
-    found: Individual = winner.individual
-    return found
+    """Return the best, by value and then by complexity, of `size` drawn with replacement.
+
+    DEAP's `selTournament` draws and chooses alike, but wants a fitness made for the whole pool.
+    """
+    drawn = [rng.choice(pool) for _ in range(size)]
+    return min(drawn, key=lambda one: (objective.sign * one.value, one.complexity))

@@ -1,12 +1,13 @@
 """An audit of a run: which of the candidates that it took for one are one, and how much was new."""
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from autoproxy.commands import loading
-from autoproxy.commands.plan import Plan, make_plan
+from autoproxy.commands.plan import make_plan
 from autoproxy.commands.progress import Progress, Show
 from autoproxy.commands.workspace import Workspace
 from autoproxy.errors import ConfigError
@@ -82,8 +83,9 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
 
     Returns:
         `run`, `same`, `proposed`, `kept`; `merges`, one row a rule and one for simplification
-        (`rule`, `tier`, `merged`, `compared`, `different`, `rate`, `low`, `high` and `examples` of
-        those that differ); `freshness` by generation; `seconds`.
+        (`rule`, `tier`, `merged`, `compared`, `different`, `rate`, `low`, `high`; of those that
+        differ the `median_share` and `largest_share` of what is seen, and `examples`);
+        `freshness` by generation; `seconds`.
 
     Raises:
         ConfigError: There is no such run, or its evaluator is not what it was.
@@ -106,7 +108,7 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
         _check_protocol(ledger, name, evaluator)
         evaluator.prepare(loading.needed_terminals(space, evaluator))
         events = ledger.events(name)
-        same = _same(plan)
+        same = plan.search.same
         strata = _strata(events, order, space, evaluator, same)
         auditor = _Auditor(ledger, evaluator, show, sum(len(s.pairs) for s in strata))
         rows = [auditor.row(stratum) for stratum in strata]
@@ -119,11 +121,6 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
         "freshness": [one.to_json() for one in freshness(events)],
         "seconds": round(time.monotonic() - began, 3),
     }
-
-
-def _same(plan: Plan) -> str:
-    """Return the tier that a run was sieved with."""
-    return str(plan.search.to_mapping().get("same", "mask"))
 
 
 def _check_protocol(ledger: Ledger, run: str, evaluator: loading.OpenEvaluator) -> None:
@@ -153,12 +150,10 @@ def _strata(
     strata = []
     for rule, tier in MERGING.items():
         merged = [event for event in events if event.rule == rule]
-        chosen = [] if rule == EXACT else _sampled(merged, order, rule)
-        pairs = [
-            _Pair((event.slot, first), (made(event), made(by_slot[first])))
-            for event in chosen
-            if (first := merged_with(event)) is not None
-        ]
+        # What waited to be measured when the budget was spent has no event.
+        both = [(e, by_slot[first]) for e in merged if (first := merged_with(e)) in by_slot]
+        chosen = [] if rule == EXACT else _sampled(both, order, rule)
+        pairs = [_Pair((e.slot, first.slot), (made(e), made(first))) for e, first in chosen]
         strata.append(_Stratum(rule, same if same == "text" else tier, len(merged), pairs))
     changed = [
         _Pair((event.slot, event.slot), (canonical(parse(event.text)), made(event)))
@@ -195,6 +190,7 @@ class _Auditor:
         different = list(self._different(stratum.pairs))
         low, high = rate_interval(len(different), len(stratum.pairs))
         known = bool(stratum.pairs)
+        shares = [share for _, share in different]
         return {
             "rule": stratum.name,
             "tier": stratum.tier,
@@ -204,6 +200,8 @@ class _Auditor:
             "rate": len(different) / len(stratum.pairs) if known else None,
             "low": low if known else None,
             "high": high if known else None,
+            "median_share": statistics.median(shares) if shares else None,
+            "largest_share": max(shares, default=None),
             "examples": [self._example(pair, share) for pair, share in different[:MOST_SHOWN]],
         }
 

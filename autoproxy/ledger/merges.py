@@ -33,6 +33,9 @@ def merged_with(event: Event) -> int | None:
     >>> merged_with(Event(slot=9, rule="repeat", reason=told, **values, **numbers))
     7
     """
+    if event.rule in MERGING and event.same_as is not None:
+        return event.same_as
+    # Events of earlier versions say it in words alone.
     found = _SLOT.search(event.reason or "") if event.rule in MERGING else None
     return int(found[1]) if found else None
 

@@ -40,10 +40,10 @@ VERDICTS: Mapping[str, Mapping[int, tuple[str, int]]] = {
     "nothing": {},
     "text": {1: ("repeat", 0)},
     "key": {1: ("repeat", 0), 2: ("repeat", 0)},
-    "order": {n: ("repeat", 0) for n in (1, 2, 3)} | {5: ("same-algebra", 4)},
-    "fingerprint": {n: ("repeat", 0) for n in (1, 2, 3)}
+    "order": dict.fromkeys((1, 2, 3), ("repeat", 0)) | {5: ("same-algebra", 4)},
+    "fingerprint": dict.fromkeys((1, 2, 3), ("repeat", 0))
     | {5: ("same-algebra", 4), 7: ("same-order", 6)},
-    "mask": {n: ("repeat", 0) for n in (1, 2, 3)}
+    "mask": dict.fromkeys((1, 2, 3), ("repeat", 0))
     | {5: ("same-algebra", 4), 7: ("same-order", 6), 9: ("same-mask", 8)},
 }
 """What each tier drops: the slot, the rule, and the slot that it was merged with."""
