@@ -49,8 +49,8 @@ class SearchSpace:
         root: Kind of a whole formula.
         terminals: Names of the terminals, with how often each is drawn (relative weights).
         primitives: Names of the primitives, with how often each is drawn (relative weights).
-        constants: Numbers that scalar constants are drawn from; mutation moves them on.
-        exponents: Numbers that exponents are drawn from.
+        constants: Numbers that scalar constants are drawn from, or none; mutation moves them on.
+        exponents: Numbers that exponents are drawn from; `pow` needs some.
         max_size: Most nodes that an expression may have.
         max_depth: Longest path that an expression may have.
         baselines: Hand-made metrics to compare with (and to start from, where asked).
@@ -82,8 +82,8 @@ class SearchSpace:
                     raise ConfigError(f"space {self.name!r}: weight of {name!r} must be >= 1")
         if not self.terminals or not self.primitives:
             raise ConfigError(f"space {self.name!r} needs at least one terminal and primitive")
-        if not self.constants or not self.exponents:
-            raise ConfigError(f"space {self.name!r} needs constants and exponents to draw from")
+        if "pow" in self.primitives and not self.exponents:
+            raise ConfigError(f"space {self.name!r} has 'pow' and needs exponents to draw from")
         object.__setattr__(self, "terminals", MappingProxyType(dict(self.terminals)))
         object.__setattr__(self, "primitives", MappingProxyType(dict(self.primitives)))
 

@@ -44,8 +44,13 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "autoproxy.commands",
         "autoproxy.console",
     },
+    "autoproxy.cli_enumerate": {
+        "autoproxy.cli_common",
+        "autoproxy.commands",
+        "autoproxy.console",
+    },
     "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
-    | {"autoproxy.cli_benchmark", "autoproxy.cli_common"},
+    | {"autoproxy.cli_benchmark", "autoproxy.cli_common", "autoproxy.cli_enumerate"},
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
     "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
 }
@@ -57,7 +62,12 @@ ONLY_IN: Mapping[str, set[str]] = {
     "sqlite3": {"autoproxy.ledger"},
     "scipy": {"autoproxy.ledger", "autoproxy.search", "evaluators"},
     "sympy": {"autoproxy.language", "autoproxy.export"},
-    "typer": {"autoproxy.cli", "autoproxy.cli_benchmark", "autoproxy.cli_common"},
+    "typer": {
+        "autoproxy.cli",
+        "autoproxy.cli_benchmark",
+        "autoproxy.cli_common",
+        "autoproxy.cli_enumerate",
+    },
     "rich": {"autoproxy.cli_common", "autoproxy.console"},
     "torch": {"autoproxy.language", "autoproxy.commands", "evaluators"},
     "transformers": {"evaluators"},
@@ -74,7 +84,9 @@ ONLY_IN: Mapping[str, set[str]] = {
 }
 """The parts that alone may import a library."""
 
-COMMAND_LINE = [Path(f"autoproxy/cli{end}.py") for end in ("", "_benchmark", "_common")]
+COMMAND_LINE = [
+    Path(f"autoproxy/cli{end}.py") for end in ("", "_benchmark", "_common", "_enumerate")
+]
 PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}
 """A program of its own, run with `python -m`."""
