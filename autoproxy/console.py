@@ -17,6 +17,9 @@ from autoproxy.commands.progress import Progress
 MOST_COLUMNS = 3
 """Columns of a report that fit on a terminal; boards have all."""
 
+MOST_BASELINES = 5
+"""Hand-made metrics beside the best of an enumeration; its certificate has all."""
+
 PLAIN_EVERY = 10.0
 """Seconds between two lines about one stage where there is no terminal."""
 
@@ -222,9 +225,10 @@ def certificate(console: Console, found: Mapping[str, Any]) -> None:
         cells = (row["rank"], row["size"], f"{row['value']:.6f}", row["formula"])
         table.add_row(*(escape(str(cell)) for cell in cells))
     console.print(table)
-    title = "Formulas from elsewhere"
-    table = Table("metric", "size", unit, "better here", "formula", title=title)
-    for row in [*found["against"], *_with_value(found["baselines"], objective)]:
+    title = "Formulas from elsewhere, and how many of the enumerated are better"
+    table = Table("metric", "size", unit, "better", "formula", title=title, title_justify="left")
+    handmade = _with_value(found["baselines"], objective)[:MOST_BASELINES]
+    for row in [*found["against"], *handmade]:
         value = row["reason"] if row["value"] is None else f"{row['value']:.6f}"
         better = "-" if row["better"] is None else f"{row['better']:,}"
         words = (row["name"], str(row["size"]), value, better, row["formula"])

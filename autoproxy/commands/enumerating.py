@@ -286,10 +286,8 @@ class _Certifying:
             "terminals": sorted(space.terminals),
             "primitives": sorted(space.primitives),
             "grid": {
-                "constants": [constant(value).value for value in space.constants],
-                "exponents": [constant(value).value for value in space.exponents]
-                if "pow" in space.primitives
-                else [],
+                "constants": _numbers(space.constants),
+                "exponents": _numbers(space.exponents if "pow" in space.primitives else ()),
             },
             "evaluator": self._evaluator_name,
             "objective": {
@@ -314,6 +312,11 @@ class _Certifying:
             "reason": rival.reason,
             "better": measuring.better(value) if value is not None and known else None,
         }
+
+
+def _numbers(grid: Sequence[float]) -> list[float]:
+    """Return numbers as formulas write them."""
+    return [float(str(constant(value))) for value in grid]
 
 
 def _merging(enumeration: Enumeration) -> dict[str, str]:

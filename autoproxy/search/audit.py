@@ -1,6 +1,6 @@
 """How often the merging of an enumeration was wrong: a sample, held against full identities."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,24 +108,23 @@ class Audit:
         }
 
     def _told(self, way: str, tally: Tally) -> dict[str, Any]:
-        wrong = []
+        wrong, gains = [], []
+        sign = self.enumeration.evaluator.objective.sign
         for tree, stands in tally.false[:MEASURED]:
-            values = self.value(tree), self.value(stands)
-            wrong.append({"tree": str(tree), "stands": str(stands), "values": list(values)})
-        gains = [self._gain(row["values"]) for row in wrong if None not in row["values"]]
+            ours, other = self.value(tree), self.value(stands)
+            wrong.append({"tree": str(tree), "stands": str(stands), "values": [ours, other]})
+            if ours is not None and other is not None:
+                gains.append(sign * (other - ours))
+        every = self.drawn == self._total and tally.checked < self.count
         return {
             "what": WAYS[way],
             "checked": tally.checked,
             "false": len(tally.false),
             "rate": len(tally.false) / tally.checked if tally.checked else None,
-            "upper": tally.upper(every=self.drawn == self._total),
+            "upper": tally.upper(every=every),
             "gain": max(gains, default=None),
             "wrong": wrong,
         }
-
-    def _gain(self, values: Sequence[float]) -> float:
-        tree, stands = values
-        return self.enumeration.evaluator.objective.sign * (stands - tree)
 
     @property
     def _total(self) -> int:
