@@ -23,8 +23,6 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, of_numbers
 from autoproxy.language.types import Kind
 from autoproxy.search.words import Formation, Words, splits
-from autoproxy.sieve.rules import Context
-from autoproxy.sieve.structure import STRUCTURE_RULES
 from autoproxy.spaces import SearchSpace
 
 BATCH = 512
@@ -60,7 +58,6 @@ class SizeCount:
         by_value: Of the parts among these, different values on real rows; None for the last size,
             which are no parts of anything, and where the evaluator has no values.
         formulas: Whole formulas among what is left.
-        constant: Of these, formulas that read nothing which could tell weights apart.
         hopeless: Formulas without a usable order on real rows, each order by algebra once.
         by_algebra: Formulas whose order no simpler one has by algebra, the hopeless left out.
         by_order: Of these, formulas that give real rows an order that no simpler one gives.
@@ -72,7 +69,6 @@ class SizeCount:
     canonical: int = 0
     by_value: int | None = None
     formulas: int = 0
-    constant: int = 0
     hopeless: int = 0
     by_algebra: int = 0
     by_order: int = 0
@@ -263,15 +259,11 @@ class Enumeration:
 
     def _judge(self, forms: Sequence[Expression], count: SizeCount) -> None:
         """Merge whole formulas by order with all that are no larger; keep those that are left."""
-        context = Context(self.space, self.evaluator.blindness)
         waiting: list[tuple[Expression, _Class]] = []
         for form in forms:
             if self.space.root is Kind.MODEL and kind_of(form) is not Kind.MODEL:
                 continue  # made of numbers alone
             count.formulas += 1
-            if any(rule.judge and rule.judge(form, 0, context) for rule in STRUCTURE_RULES):
-                count.constant += 1
-                continue
             order = order_key(form, self.evaluator.blindness)
             if order not in self._orders:
                 self._orders[order] = _Class(None, order)

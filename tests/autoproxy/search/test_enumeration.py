@@ -1,4 +1,4 @@
-"""Enumeration against every tree made the slow way: none is lost, each comes once, the best is it."""
+"""Enumeration against every tree made the slow way: none is lost, each once, the best is best."""
 
 import itertools
 from collections.abc import Iterator, Sequence
