@@ -1,6 +1,7 @@
 """The best of many formulas, each measured as far as it takes to know that it is not the best."""
 
 import bisect
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +101,13 @@ class Measuring:
         below = sum(count for fidelity, count in self.measured.items() if fidelity < 1)
         return below - self.screened
 
+    @property
+    def bar(self) -> float:
+        """The value that formulas were left early for being worse than; infinite for none."""
+        if self._floor is None or len(self.best) < self.keep:
+            return math.inf
+        return max([self.best[self.keep - 1].value, *self.rivals])
+
     def outcome(self, expression: Expression, fidelity: float, identity: str = "") -> Outcome:
         """Return what an expression is worth, measured now or at any time before."""
         digest = key(expression)
@@ -180,8 +188,7 @@ class Measuring:
     def _out(self, outcome: Measured) -> bool:
         """Return whether the blocks measured so far are too bad for any others to make good."""
         least = outcome.value * outcome.fidelity + (self._floor or 0.0) * (1 - outcome.fidelity)
-        bar = [self.best[self.keep - 1].value] if len(self.best) >= self.keep else []
-        return bool(bar) and least > max([*bar, *self.rivals]) * (1 + ROUNDING)
+        return least > self.bar * (1 + ROUNDING)
 
     def _rank(self, standing: Standing) -> None:
         bisect.insort(self._signed, self._sign * standing.value)
