@@ -302,7 +302,7 @@ class _Certifying:
     def _placed(self, rival: _Rival, measuring: Measuring) -> dict[str, Any]:
         """Return a rival with its place among the formulas, where that is known exactly."""
         value = rival.value
-        known = value is not None and value <= measuring.bar
+        known = value is not None and value <= measuring.bar and not measuring.screened
         return {
             "name": rival.name,
             "text": str(rival.expression),
