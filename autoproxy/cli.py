@@ -4,28 +4,62 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from autoproxy.cli_audit import audit
 from autoproxy.cli_benchmark import benchmarks
 from autoproxy.cli_common import (
+    Allocation,
     Backend,
+    Benchmark,
+    BenchmarkTable,
+    CacheLimit,
+    Calibration,
+    CalibrationBlocks,
+    CalibrationJoin,
+    ConfirmBlocks,
+    Control,
+    Declared,
     Device,
     Devices,
+    Draw,
+    Dtype,
+    Group,
+    Jobs,
     Json,
     LedgerPlace,
+    Length,
+    Limit,
+    Mode,
+    Model,
+    Pattern,
+    Protocol,
+    ReportText,
     Results,
+    Rows,
     Scheduler,
+    Sequences,
+    Sparsity,
+    SpecialTokens,
+    TextBlocks,
+    TextJoin,
+    Tokens,
+    Unit,
+    Validation,
+    ValidationBlocks,
+    Windows,
     WorkerCount,
     interruptible,
+    of_evaluator,
     present,
     split_devices,
     write,
 )
+from autoproxy.cli_enumerate import enumerate_
 from autoproxy.errors import AutoproxyError, out_of_memory
 
 app = typer.Typer(
@@ -38,133 +72,7 @@ app = typer.Typer(
 )
 app.add_typer(benchmarks, name="benchmark")
 app.command()(audit)
-
-Model = Annotated[
-    str | None,
-    typer.Option(help="Folder or hub name of a language model, 'starter' or 'starter-gpt2'."),
-]
-Calibration = Annotated[
-    list[str] | None,
-    typer.Option(help="Text that statistics are taken on: file, folder or topics:ROLE."),
-]
-Validation = Annotated[list[str] | None, typer.Option(help="Text that the search is scored on.")]
-ReportText = Annotated[
-    list[str] | None, typer.Option("--text", help="Text of the report; no search sees it.")
-]
-Sparsity = Annotated[str | None, typer.Option(help="Share of the weights to drop, such as 0.5.")]
-Pattern = Annotated[str | None, typer.Option(help="KEEP:BLOCK instead of a sparsity, such as 2:4.")]
-Group = Annotated[
-    str | None,
-    typer.Option(help="Where importances are compared: row, matrix, layer, model or columns:N."),
-]
-Allocation = Annotated[
-    str | None,
-    typer.Option(help="Sparsity of decoder layers: uniform, owl, alpha, metric or FILE.json."),
-]
-Mode = Annotated[
-    str | None,
-    typer.Option(help="oneshot, or sequential: each layer behind those already pruned."),
-]
-Unit = Annotated[
-    str | None,
-    typer.Option(help="What --evaluator shrinking drops whole: channels, heads or blocks."),
-]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
-CalibrationBlocks = Annotated[int | None, typer.Option(help="Sequences to calibrate on.")]
-ValidationBlocks = Annotated[int | None, typer.Option(help="Sequences to score on.")]
-ConfirmBlocks = Annotated[int | None, typer.Option(help="Fresh sequences for finalists.")]
-TextBlocks = Annotated[
-    str | None, typer.Option(help="Sequences of the report text: a number, or all.")
-]
-Protocol = Annotated[
-    str | None,
-    typer.Option(help="Options of a published protocol, such as wanda-2048; flags override."),
-]
-Windows = Annotated[
-    str | None,
-    typer.Option(help="How sequences to calibrate on are drawn: grid, anywhere or documents."),
-]
-CalibrationJoin = Annotated[
-    str | None,
-    typer.Option(help="How its records become one text: paragraphs, newlines or spaces."),
-]
-TextJoin = Annotated[str | None, typer.Option(help="The same for the other texts.")]
-SpecialTokens = Annotated[
-    bool | None,
-    typer.Option(
-        "--special-tokens/--no-special-tokens",
-        help="Whether the tokenizer puts its special tokens into texts.",
-    ),
-]
-
-Benchmark = Annotated[
-    str | None,
-    typer.Option(help="Networks to order: starter, flexibert, gpt2-lts or llama-subnets."),
-]
-BenchmarkTable = Annotated[
-    str | None, typer.Option("--table", help="File of the benchmark's table.")
-]
-Declared = Annotated[
-    bool | None,
-    typer.Option(
-        "--declared/--as-trained",
-        help="FlexiBERT's networks as their table declares them, or as they were trained.",
-    ),
-]
-Limit = Annotated[int | None, typer.Option(help="First so many networks of the table alone.")]
-Sequences = Annotated[int | None, typer.Option(help="Sequences that statistics are taken on.")]
-Tokens = Annotated[int | None, typer.Option(help="Tokens of each such sequence.")]
-Rows = Annotated[int | None, typer.Option(help="Outputs of a layer kept at most; 0 for all.")]
-Draw = Annotated[int | None, typer.Option(help="Seed of initial weights and of the batch.")]
-Control = Annotated[
-    str | None, typer.Option(help="'noise': every tensor replaced by noise of its shape.")
-]
-Jobs = Annotated[int | None, typer.Option(help="Processes that read networks; default: all.")]
-CacheLimit = Annotated[
-    str | None, typer.Option(help="How large the cache of statistics may grow, such as 5GB.")
-]
-
-EVALUATOR_OPTIONS = (
-    "model",
-    "calibration",
-    "validation",
-    "text",
-    "sparsity",
-    "pattern",
-    "group",
-    "allocation",
-    "mode",
-    "condition",
-    "unit",
-    "device",
-    "dtype",
-    "length",
-    "calibration_blocks",
-    "validation_blocks",
-    "confirm_blocks",
-    "text_blocks",
-    "cache_limit",
-    "protocol",
-    "windows",
-    "calibration_join",
-    "text_join",
-    "special_tokens",
-    "benchmark",
-    "table",
-    "declared",
-    "objective",
-    "labels",
-    "validation_labels",
-    "limit",
-    "sequences",
-    "tokens",
-    "rows",
-    "draw",
-    "control",
-    "jobs",
-)
-"""Parameters of the commands that go to the evaluator as they are; `seed` is not always its own."""
+app.command("enumerate")(enumerate_)
 
 
 @app.command()
@@ -280,7 +188,7 @@ def search(
             "seeds": seeds,
             **read_settings(settings or ()),
         },
-        evaluator=_of_evaluator(locals()),
+        evaluator=of_evaluator(locals()),
     )
     with interruptible(), console.progress(quiet=as_json) as show:
         crew = Crew(backend, workers, scheduler, split_devices(devices))
@@ -359,7 +267,7 @@ def evaluate(
     from autoproxy.commands.evaluating import EvaluateOrder, evaluate_metric
     from autoproxy.commands.workspace import Workspace
 
-    options = {**_of_evaluator(locals()), "seed": seed}
+    options = {**of_evaluator(locals()), "seed": seed}
     order = EvaluateOrder(
         metric=metric,
         baseline=baseline,
@@ -408,7 +316,7 @@ def rank(
         every=every,
         space=space,
         evaluator=evaluator,
-        options=_of_evaluator(locals()),
+        options=of_evaluator(locals()),
     )
     with interruptible("stopped"):
         found = rank_architectures(Workspace(results), order)
@@ -465,7 +373,7 @@ def prune(
         space=space,
         evaluator=evaluator,
         check=check,
-        options={**_of_evaluator(locals()), "seed": seed},
+        options={**of_evaluator(locals()), "seed": seed},
     )
     stopped = f"stopped; nothing was written to {out}"
     with interruptible(stopped), console.progress(quiet=as_json) as show:
@@ -511,7 +419,7 @@ def allocate(
         baseline=baseline,
         space=space,
         evaluator=evaluator,
-        options={**_of_evaluator(locals()), "seed": seed},
+        options={**of_evaluator(locals()), "seed": seed},
         trials=trials,
     )
     stopped = f"stopped; nothing was written to {out}"
@@ -646,11 +554,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"autoproxy: {told}", file=sys.stderr)
         return 2
     return 0
-
-
-def _of_evaluator(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those parameters of a command, its `locals()`, that the evaluator takes."""
-    return {name: given[name] for name in EVALUATOR_OPTIONS if name in given}
 
 
 if __name__ == "__main__":

@@ -33,6 +33,138 @@ Devices = Annotated[str | None, typer.Option(help="CUDA devices, one worker each
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 
+Model = Annotated[
+    str | None,
+    typer.Option(help="Folder or hub name of a language model, 'starter' or 'starter-gpt2'."),
+]
+Calibration = Annotated[
+    list[str] | None,
+    typer.Option(help="Text that statistics are taken on: file, folder or topics:ROLE."),
+]
+Validation = Annotated[list[str] | None, typer.Option(help="Text that the search is scored on.")]
+ReportText = Annotated[
+    list[str] | None, typer.Option("--text", help="Text of the report; no search sees it.")
+]
+Sparsity = Annotated[str | None, typer.Option(help="Share of the weights to drop, such as 0.5.")]
+Pattern = Annotated[str | None, typer.Option(help="KEEP:BLOCK instead of a sparsity, such as 2:4.")]
+Group = Annotated[
+    str | None,
+    typer.Option(help="Where importances are compared: row, matrix, layer, model or columns:N."),
+]
+Allocation = Annotated[
+    str | None,
+    typer.Option(help="Sparsity of decoder layers: uniform, owl, alpha, metric or FILE.json."),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(help="oneshot, or sequential: each layer behind those already pruned."),
+]
+Unit = Annotated[
+    str | None,
+    typer.Option(help="What --evaluator shrinking drops whole: channels, heads or blocks."),
+]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Length = Annotated[int | None, typer.Option(help="Tokens in a sequence.")]
+CalibrationBlocks = Annotated[int | None, typer.Option(help="Sequences to calibrate on.")]
+ValidationBlocks = Annotated[int | None, typer.Option(help="Sequences to score on.")]
+ConfirmBlocks = Annotated[int | None, typer.Option(help="Fresh sequences for finalists.")]
+TextBlocks = Annotated[
+    str | None, typer.Option(help="Sequences of the report text: a number, or all.")
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(help="Options of a published protocol, such as wanda-2048; flags override."),
+]
+Windows = Annotated[
+    str | None,
+    typer.Option(help="How sequences to calibrate on are drawn: grid, anywhere or documents."),
+]
+CalibrationJoin = Annotated[
+    str | None,
+    typer.Option(help="How its records become one text: paragraphs, newlines or spaces."),
+]
+TextJoin = Annotated[str | None, typer.Option(help="The same for the other texts.")]
+SpecialTokens = Annotated[
+    bool | None,
+    typer.Option(
+        "--special-tokens/--no-special-tokens",
+        help="Whether the tokenizer puts its special tokens into texts.",
+    ),
+]
+
+Benchmark = Annotated[
+    str | None,
+    typer.Option(help="Networks to order: starter, flexibert, gpt2-lts or llama-subnets."),
+]
+BenchmarkTable = Annotated[
+    str | None, typer.Option("--table", help="File of the benchmark's table.")
+]
+Declared = Annotated[
+    bool | None,
+    typer.Option(
+        "--declared/--as-trained",
+        help="FlexiBERT's networks as their table declares them, or as they were trained.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="First so many networks of the table alone.")]
+Sequences = Annotated[int | None, typer.Option(help="Sequences that statistics are taken on.")]
+Tokens = Annotated[int | None, typer.Option(help="Tokens of each such sequence.")]
+Rows = Annotated[int | None, typer.Option(help="Outputs of a layer kept at most; 0 for all.")]
+Draw = Annotated[int | None, typer.Option(help="Seed of initial weights and of the batch.")]
+Control = Annotated[
+    str | None, typer.Option(help="'noise': every tensor replaced by noise of its shape.")
+]
+Jobs = Annotated[int | None, typer.Option(help="Processes that read networks; default: all.")]
+CacheLimit = Annotated[
+    str | None, typer.Option(help="How large the cache of statistics may grow, such as 5GB.")
+]
+
+EVALUATOR_OPTIONS = (
+    "model",
+    "calibration",
+    "validation",
+    "text",
+    "sparsity",
+    "pattern",
+    "group",
+    "allocation",
+    "mode",
+    "condition",
+    "unit",
+    "device",
+    "dtype",
+    "length",
+    "calibration_blocks",
+    "validation_blocks",
+    "confirm_blocks",
+    "text_blocks",
+    "cache_limit",
+    "protocol",
+    "windows",
+    "calibration_join",
+    "text_join",
+    "special_tokens",
+    "benchmark",
+    "table",
+    "declared",
+    "objective",
+    "labels",
+    "validation_labels",
+    "limit",
+    "sequences",
+    "tokens",
+    "rows",
+    "draw",
+    "control",
+    "jobs",
+)
+"""Parameters of the commands that go to the evaluator as they are; `seed` is not always its own."""
+
+
+def of_evaluator(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those parameters of a command, its `locals()`, that the evaluator takes."""
+    return {name: given[name] for name in EVALUATOR_OPTIONS if name in given}
+
 
 def split_devices(devices: str | None) -> tuple[str, ...]:
     """Return the devices that a flag names.

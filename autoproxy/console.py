@@ -17,6 +17,9 @@ from autoproxy.commands.progress import Progress
 MOST_COLUMNS = 3
 """Columns of a report that fit on a terminal; boards have all."""
 
+MOST_BASELINES = 5
+"""Hand-made metrics beside the best of an enumeration; its certificate has all."""
+
 PLAIN_EVERY = 10.0
 """Seconds between two lines about one stage where there is no terminal."""
 
@@ -210,6 +213,68 @@ def allocation(console: Console, found: Mapping[str, Any]) -> None:
         f"{found['trials']} trials; a report on another text tells what it is worth"
     )
     console.print(f"wrote {found['out']}", markup=False, highlight=False, soft_wrap=True)
+
+
+def certificate(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what an enumeration found: counts, the best, and how sure that is."""
+    objective = found["objective"]
+    unit = f"{objective['name']} ({objective['unit']})"
+    console.print(_counts_table(found["counts"], found["measured"]))
+    table = Table("", "size", unit, "formula", title="Best", title_justify="left")
+    for row in found["best"]:
+        cells = (row["rank"], row["size"], f"{row['value']:.6f}", row["formula"])
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console.print(table)
+    title = "Formulas from elsewhere, and how many of the enumerated are better"
+    table = Table("metric", "size", unit, "better", "formula", title=title, title_justify="left")
+    handmade = _with_value(found["baselines"], objective)[:MOST_BASELINES]
+    for row in [*found["against"], *handmade]:
+        value = row["reason"] if row["value"] is None else f"{row['value']:.6f}"
+        better = "-" if row["better"] is None else f"{row['better']:,}"
+        words = (row["name"], str(row["size"]), value, better, row["formula"])
+        table.add_row(*map(escape, words))
+    console.print(table)
+    console.print(_audit_table(found["audit"]))
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in found["seconds"].items())
+    console.print(f"{seconds}; {found['recalled']:,} values were known", highlight=False)
+    for text in (found["claim"], f"wrote {found['file']}"):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _with_value(
+    rows: Sequence[Mapping[str, Any]], objective: Mapping[str, str]
+) -> list[Mapping[str, Any]]:
+    """Return those hand-made metrics that have a value, the best first."""
+    sign = 1 if objective["direction"] == "min" else -1
+    return sorted(
+        (row for row in rows if row["value"] is not None), key=lambda row: sign * row["value"]
+    )
+
+
+def _counts_table(counts: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:
+    """Return how many formulas each stage of an enumeration left, size by size."""
+    names = [name for name in counts["by_size"][0] if name != "size"]
+    title = (
+        f"{measured['different']:,} different formulas; measured in full {measured['in_full']:,}, "
+        f"left early {measured['left_early']:,}, screened {measured['screened']:,}, failed "
+        f"{sum(measured['failed'].values()):,}"
+    )
+    sizes = [str(row["size"]) for row in counts["by_size"]]
+    table = Table("nodes", *sizes, "all", title=title, title_justify="left")
+    for name in names:
+        cells = ["-" if row[name] is None else f"{row[name]:,}" for row in counts["by_size"]]
+        table.add_row(name.replace("_", " "), *cells, f"{counts['total'][name]:,}")
+    return table
+
+
+def _audit_table(audit: Mapping[str, Any]) -> Table:
+    title = f"Audit: {audit['drawn']:,} trees drawn"
+    bound = f"at most ({audit['confidence']:.0%})"
+    table = Table("merged as", "checked", "wrong", bound, title=title, title_justify="left")
+    for row in audit["ways"].values():
+        upper = "-" if row["upper"] is None else f"{row['upper']:.2%}"
+        table.add_row(row["what"], str(row["checked"]), str(row["false"]), upper)
+    return table
 
 
 def explanation(console: Console, found: Mapping[str, Any]) -> None:

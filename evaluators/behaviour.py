@@ -119,6 +119,20 @@ class Prober:
         probes = self._probe(expressions, reject, reference)
         return [judge_orders(probe, reference) for probe in probes]
 
+    def values(self, expressions: Sequence[Expression]) -> list[str]:
+        """Return a digest of the bits of each value on the sampled rows of every layer.
+
+        They may be of any kind along the axes of a weight; what has no rows is taken whole.
+        """
+        digests = [hashlib.sha256() for _ in expressions]
+        for wanted in (True, False):
+            chosen = [i for i, one in enumerate(expressions) if row_local(one) is wanted]
+            program = Program([expressions[i] for i in chosen])
+            for name in self._model.layers if chosen else ():
+                for i, value in zip(chosen, self._sample(program, name, local=wanted), strict=True):
+                    digests[i].update(value.contiguous().cpu().numpy().tobytes())
+        return [digest.hexdigest()[:32] for digest in digests]
+
     @cached_property
     def _wanda_error(self) -> float:
         (probe,) = self._probe([WANDA], math.inf, 1.0)
@@ -173,7 +187,7 @@ class Prober:
         if local:
             inputs = {k: v[rows] if v.shape[0] > 1 else v for k, v in inputs.items()}
         for value in program.run(inputs):
-            yield value if local else value[rows]
+            yield value if local or value.shape[0] == 1 else value[rows]
 
     def _sampled_rows(self, layer: str) -> Tensor:
         """Return eight rows of a layer, spread evenly: heads and channels differ along them.

@@ -1,5 +1,6 @@
 """Measures predictions: how well a formula orders networks by what they became when trained."""
 
+import hashlib
 import inspect
 import math
 import time
@@ -29,6 +30,7 @@ from autoproxy.evaluation import (
 from autoproxy.language import meanings, network_meanings, prediction
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
+from autoproxy.language.parse import kind_of
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import correlation, sites
@@ -363,6 +365,20 @@ class PredictionEvaluator:
         found = self.scorer().scores(expressions, self._probed)
         return [s if isinstance(s, Failed) else _fingerprint(s) for s in found]
 
+    def values(self, expressions: Sequence[Expression]) -> list[str | None]:
+        """Return digests of the values of parts of formulas on some networks.
+
+        A Model has one number a network; any other part has values at those layers that offer
+        what it reads, and which layers those are counts. None for a Model without a finite score.
+        """
+        found: dict[Expression, str | None] = {}
+        models = [e for e in expressions if kind_of(e) is Kind.MODEL]
+        parts = [e for e in expressions if kind_of(e) is not Kind.MODEL]
+        for model, scores in zip(models, self.scorer().scores(models, self._probed), strict=True):
+            found[model] = None if isinstance(scores, Failed) else _digest(scores)
+        found |= zip(parts, self.scorer().digests(parts, self._probed), strict=True)
+        return [found[expression] for expression in expressions]
+
     def identity(self, expression: Expression) -> str | Failed:
         """Return the hash of the order."""
         (found,) = self.behaviour([expression])
@@ -696,6 +712,10 @@ def _disagreement(one: Vector, other: Vector) -> float:
     pairs = len(one) * (len(one) - 1)
     signs, others = (np.sign(s[:, None] - s[None, :]) for s in (one, other))
     return min(int((signs != others).sum()), int((signs != -others).sum())) / max(1, pairs)
+
+
+def _digest(scores: Tensor) -> str:
+    return hashlib.sha256(scores.numpy().tobytes()).hexdigest()[:32]
 
 
 def _fingerprint(scores: Tensor) -> Fingerprint | Failed:

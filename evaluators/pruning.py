@@ -87,6 +87,9 @@ class PruningEvaluator:
     asks: type[PruningConfig] = PruningConfig
     """What plain options are read as."""
 
+    least_block = 0.0
+    """No divergence on a block is below it: some blocks alone can show that others are better."""
+
     def __init__(
         self,
         config: PruningConfig,
@@ -230,6 +233,10 @@ class PruningEvaluator:
     ) -> list[Fingerprint | Failed]:
         """Return what each importance does on sampled rows; see `Prober.judge`."""
         return self._prober.judge(expressions, reject)
+
+    def values(self, expressions: Sequence[Expression]) -> list[str]:
+        """Return digests of the values of parts of formulas on sampled rows of every layer."""
+        return self._prober.values(expressions)
 
     def identity(self, expression: Expression) -> str | Failed:
         """Return the hash of all masks that an importance decides, or why it decides none."""

@@ -7,6 +7,7 @@ candidates of a search share their features with others, so few are computed twi
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import json
 import math
@@ -104,6 +105,11 @@ class Reader:
             found = self.statistics(architecture, keep=keep)
             return found.model, read(asked, found.sites)
 
+    def digests(self, architecture: Architecture, asked: Sequence[Expression]) -> list[str]:
+        """Return digests of the values of parts of formulas at the layers of a network."""
+        with one_thread():
+            return digests(asked, self.statistics(architecture).sites)
+
     def statistics(self, architecture: Architecture, *, keep: bool = True) -> Collected:
         """Return what was measured of a network: gathered now, or kept from before."""
         path = self.folder / f"network-{self.key(architecture)}.safetensors"
@@ -186,6 +192,20 @@ class Scorer:
         flows = any("log_flow" in expression.terminals() for expression in expressions)
         self._read(list(asked), networks, flows=flows, keep=keep)
         return [self._combined(expression, networks) for expression in expressions]
+
+    def digests(self, parts: Sequence[Expression], places: Sequence[int]) -> list[str]:
+        """Return a digest of the values of each part of any kind but Model at all layers.
+
+        Args:
+            parts: Any number of them cost one pass over the networks; no value is kept.
+            places: Positions in the benchmark.
+        """
+        networks = [self.benchmark.architectures[place] for place in places] if parts else []
+        jobs = self._jobs if len(parts) * len(networks) >= WORTH_PROCESSES else 1
+        found = joblib.Parallel(n_jobs=jobs)(
+            joblib.delayed(self.reader.digests)(network, parts) for network in networks
+        )
+        return [content_hash(list(of_part)) for of_part in zip(*found, strict=True)]
 
     def _read(
         self,
@@ -290,6 +310,24 @@ def read(asked: Sequence[Expression], sites: Sequence[Site]) -> list[Tensor]:
         torch.cat(values).double().cpu() if values else torch.empty(0, 1, dtype=torch.float64)
         for values in found.values()
     ]
+
+
+def digests(asked: Sequence[Expression], sites: Sequence[Site]) -> list[str]:
+    """Return for each part a digest of the bits of its values at the sites that offer it.
+
+    Args:
+        asked: Expressions of any kind but Model.
+        sites: Of one network.
+    """
+    found = [hashlib.sha256() for _ in asked]
+    for number, site in enumerate(sites):
+        chosen = [i for i, part in enumerate(asked) if part.terminals() <= set(site.terminals)]
+        program = Program([scaled(asked[i]) for i in chosen])
+        inputs = {**site.terminals, ROW_SCALE: _row_scale(site)}
+        for i, value in zip(chosen, program.run(inputs), strict=True):
+            found[i].update(b"%d:" % number)  # where a part is missing counts, too
+            found[i].update(value.contiguous().cpu().numpy().tobytes())
+    return [digest.hexdigest()[:32] for digest in found]
 
 
 def scaled(feature: Expression) -> Expression:

@@ -142,6 +142,11 @@ class SeveralEvaluator:
         parts = [condition.behaviour(expressions, reject) for condition in self.conditions]
         return [_joined(fingerprints) for fingerprints in zip(*parts, strict=True)]
 
+    def values(self, expressions: Sequence[Expression]) -> list[str]:
+        """Return digests of the values of parts of formulas under all conditions."""
+        parts = [condition.values(expressions) for condition in self.conditions]
+        return [content_hash(digests) for digests in zip(*parts, strict=True)]
+
     def identity(self, expression: Expression) -> str | Failed:
         """Return the hash of the masks under all conditions."""
         digests = []

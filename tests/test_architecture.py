@@ -50,8 +50,18 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "autoproxy.commands",
         "autoproxy.console",
     },
+    "autoproxy.cli_enumerate": {
+        "autoproxy.cli_common",
+        "autoproxy.commands",
+        "autoproxy.console",
+    },
     "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
-    | {"autoproxy.cli_audit", "autoproxy.cli_benchmark", "autoproxy.cli_common"},
+    | {
+        "autoproxy.cli_audit",
+        "autoproxy.cli_benchmark",
+        "autoproxy.cli_common",
+        "autoproxy.cli_enumerate",
+    },
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
     "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
 }
@@ -68,6 +78,7 @@ ONLY_IN: Mapping[str, set[str]] = {
         "autoproxy.cli_audit",
         "autoproxy.cli_benchmark",
         "autoproxy.cli_common",
+        "autoproxy.cli_enumerate",
     },
     "rich": {"autoproxy.cli_common", "autoproxy.console"},
     "torch": {"autoproxy.language", "autoproxy.commands", "evaluators"},
@@ -88,7 +99,9 @@ ONLY_IN: Mapping[str, set[str]] = {
 }
 """The parts that alone may import a library."""
 
-COMMAND_LINE = [Path(f"autoproxy/cli{end}.py") for end in ("", "_audit", "_benchmark", "_common")]
+COMMAND_LINE = [
+    Path(f"autoproxy/cli{end}.py") for end in ("", "_audit", "_benchmark", "_common", "_enumerate")
+]
 PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}
 """A program of its own, run with `python -m`."""

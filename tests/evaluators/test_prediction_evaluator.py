@@ -378,3 +378,33 @@ def test_cells_too_small_to_order_inside(make: Make) -> None:
     with pytest.raises(ConfigError, match="--objective tau"):
         make(rows).protocol()
     assert value(make(rows, objective="tau"), "params").value >= 0
+
+
+def test_parts_are_told_apart_by_their_values_at_all_layers(make: Make) -> None:
+    """What some layers lack is another value, even where it is the same number at the others."""
+    evaluator = make()
+    evaluator.prepare(["W", "x", "heads"])
+    texts = (
+        "W",
+        "neg(neg(W))",
+        "abs(W)",
+        "tokens_norm(x)",
+        "all_max(minmax(W))",
+        "1",
+        "all_max(minmax(heads))",  # 1 as well, but only where attention's outputs go in
+        "layers_sum(1)",
+        "div(layers_sum(2), 2)",
+        "n_layers",
+        "pow(pow(exp(width), 4), 4)",  # e to the 80, 16 times: not finite
+    )
+    values = evaluator.values([parse(text) for text in texts])
+    found = dict(zip(texts, values, strict=True))
+    assert found["W"] == found["neg(neg(W))"] != found["abs(W)"]
+    assert found["all_max(minmax(W))"] == found["1"] != found["all_max(minmax(heads))"]
+    assert found["layers_sum(1)"] == found["div(layers_sum(2), 2)"] != found["n_layers"]
+    assert [text for text in texts if found[text] is None] == ["pow(pow(exp(width), 4), 4)"]
+    assert evaluator.values([parse("abs(W)"), parse("n_layers")]) == [
+        found["abs(W)"],
+        found["n_layers"],
+    ]
+    assert evaluator.values([]) == []

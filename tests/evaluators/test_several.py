@@ -112,3 +112,15 @@ def test_a_pattern_takes_the_place_of_a_sparsity() -> None:
 def test_conditions_that_cannot_be(tmp_path: Path, conditions: list[str], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         several(tmp_path, *conditions)
+
+
+def test_parts_of_one_value_are_one_under_every_condition(tmp_path: Path) -> None:
+    evaluator = several(tmp_path, "sparsity=0.5 seed=1", "pattern=2:4")
+    texts = ("x_norm", "neg(neg(x_norm))", "sqrt(x_norm)", "col_norm(W)")
+    first, again, *others = evaluator.values([parse(text) for text in texts])
+    assert first == again
+    assert len({first, *others}) == 3
+    (alone, _), (whole, _) = (
+        e.values([parse("x_norm"), parse("W")]) for e in (evaluator.conditions[0], evaluator)
+    )
+    assert alone != whole
