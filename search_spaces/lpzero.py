@@ -286,7 +286,6 @@ AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
         "tries": 1,
         "selection": "best",
         "same": "nothing",
-        "simplify": False,
         "islands": 1,
         "lag": 0,
         "lifespan": 0,
@@ -298,10 +297,7 @@ AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
         "seeds": False,
     }
 )
-"""How it was searched, in all options that a search has, those of later versions among them."""
-
-_LATER = {"simplify"}
-"""Options that a search does not have yet."""
+"""How it was searched, in all options that a search has."""
 
 LPZERO = SearchSpace(
     name="lpzero",
@@ -336,5 +332,5 @@ LPZERO = SearchSpace(
     max_depth=8,  # of its winner on GPT-2, whose softmax is four of our words
     baselines=HAND_MADE,
     run={"evaluator": "prediction", "report_seeds": 1},
-    search={name: value for name, value in AS_PUBLISHED.items() if name not in _LATER},
+    search=AS_PUBLISHED,
 )

@@ -49,8 +49,7 @@ AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
         "tournament": 5,  # of the code that its trees come from; it gives no number itself
         "tries": 1,
         "selection": "best",
-        "same": "text",
-        "simplify": True,
+        "same": "key",  # its opposing-operation simplification, and what is then alike
         "islands": 1,
         "lag": 0,
         "lifespan": 0,
@@ -62,10 +61,7 @@ AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
         "seeds": False,
     }
 )
-"""How it was searched, in all options that a search has, those of later versions among them."""
-
-_LATER = {"simplify"}
-"""Options that a search does not have yet."""
+"""How it was searched, in all options that a search has."""
 
 PRUNER_ZERO = SearchSpace(
     name="pruner-zero",
@@ -84,5 +80,5 @@ PRUNER_ZERO = SearchSpace(
     baselines=BASELINES,
     leaves=LEAVES,
     run={"evaluator": "pruning"},
-    search={name: value for name, value in AS_PUBLISHED.items() if name not in _LATER},
+    search=AS_PUBLISHED,
 )

@@ -110,7 +110,7 @@ def test_how_it_was_searched() -> None:
     assert (config.population, config.first_batch, config.evaluations) == (50, 50, 350)
     assert (config.batch, config.selection, config.seeds, config.race) == (1, "best", False, False)
     assert AS_PUBLISHED["mutation"] == 0.5
-    assert AS_PUBLISHED["same"] == "text"
+    assert AS_PUBLISHED["same"] == "key"
     assert (LPZERO.search["population"], LPZERO.search["evaluations"]) == (80, 1080)
 
 
