@@ -37,7 +37,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy.export": LANGUAGE,
     "autoproxy.commands": VALUES
     | {"autoproxy.export", "autoproxy.ledger", "autoproxy.plugins", "autoproxy.search"}
-    | {"autoproxy.columns", "autoproxy.sieve"},
+    | {"autoproxy.columns", "autoproxy.sieve", "autoproxy.workers"},
     "autoproxy.console": {"autoproxy.columns", "autoproxy.commands"},
     "autoproxy.cli_common": set(),
     "autoproxy.cli_audit": {
