@@ -76,6 +76,7 @@ class Grammar:
             number: self._share_of_terminals(leaves) for number, leaves in self._leaves.items()
         }
         self._finishing: dict[tuple[_KindType, int], list[gp.Primitive]] = {}
+        self._around: dict[_KindType, list[gp.Primitive]] = {}
 
     def to_tree(self, expression: Expression) -> gp.PrimitiveTree:
         """Return the DEAP tree of `expression`, which may use any primitive."""
@@ -114,6 +115,20 @@ class Grammar:
         A parent may have parts of other types: hand-made metrics use any primitive.
         """
         return kind_type in self._steps
+
+    def around(self, kind_type: _KindType) -> list[gp.Primitive]:
+        """Return the tickets of what can stand around a value of a type and gives that type.
+
+        Every other operand has a terminal.
+        """
+        if kind_type not in self._around:
+            self._around[kind_type] = [
+                overload
+                for overload in self.set.primitives.get(kind_type, ())
+                if kind_type in overload.args
+                and all(arg is kind_type or self.set.terminals[arg] for arg in overload.args)
+            ]
+        return self._around[kind_type]
 
     @property
     def _predicts(self) -> bool:

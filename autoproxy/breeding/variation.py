@@ -89,12 +89,7 @@ def _wrap(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
     index = random.randrange(len(tree))  # noqa: S311 - lent by a named stream
     here = tree.searchSubtree(index)
     kind_type = tree[index].ret
-    fitting = [
-        overload
-        for overload in grammar.set.primitives.get(kind_type, ())
-        if kind_type in overload.args
-        and all(arg is kind_type or grammar.set.terminals[arg] for arg in overload.args)
-    ]
+    fitting = grammar.around(kind_type)
     if not fitting:
         return tree
     overload = random.choice(fitting)  # noqa: S311

@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -142,11 +143,8 @@ class Ledger:
 
     def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
         """Return what is known of a candidate under a protocol, or None."""
-        table = EVALUATIONS.c
-        query = sa.select(EVALUATIONS).where(
-            table.key == key, table.protocol == protocol, table.fidelity == fidelity
-        )
-        row = self._do(lambda connection: connection.execute(query).one_or_none(), reading=True)
+        address = {"key": key, "protocol": protocol, "fidelity": fidelity}
+        row = self._do(lambda c: c.execute(_RECALL, address).one_or_none(), reading=True)
         return None if row is None else outcome_of(row)
 
     def remember(self, evaluation: Evaluation) -> None:
@@ -330,17 +328,8 @@ class Ledger:
         Returns:
             Whether a row was written; False: its key is there already, nothing changed.
         """
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        query = dialect.insert(table).values(**row)
-        if replace:
-            unique = next(c for c in table.constraints if isinstance(c, sa.UniqueConstraint))
-            query = query.on_conflict_do_update(
-                index_elements=list(unique.columns),
-                set_={name: query.excluded[name] for name in replace},
-            )
-        else:
-            query = query.on_conflict_do_nothing(index_elements=list(table.primary_key.columns))
-        return self._do(lambda connection: connection.execute(query).rowcount) > 0
+        query = _insertion(self._engine.dialect.name, table, tuple(replace))
+        return self._do(lambda connection: connection.execute(query, dict(row)).rowcount) > 0
 
     def _do(self, statement: Callable[[Connection], T], *, reading: bool = False) -> T:
         """Return what a statement gives, done as one transaction.
@@ -364,6 +353,24 @@ class Ledger:
             yield
         except (SQLAlchemyError, sqlite3.Error) as error:  # the second while it connects
             raise storage_error(self._where, error) from error
+
+
+_RECALL = sa.select(EVALUATIONS).where(
+    *(column == sa.bindparam(column.name) for column in EVALUATIONS.primary_key.columns)
+)
+
+
+@lru_cache
+def _insertion(dialect: str, table: sa.Table, replace: tuple[str, ...]) -> Any:
+    """Return the statement that inserts a row; made once, since that takes most of the time."""
+    query = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    if not replace:
+        return query.on_conflict_do_nothing(index_elements=list(table.primary_key.columns))
+    unique = next(c for c in table.constraints if isinstance(c, sa.UniqueConstraint))
+    return query.on_conflict_do_update(
+        index_elements=list(unique.columns),
+        set_={name: query.excluded[name] for name in replace},
+    )
 
 
 def _agree(a: Outcome | None, b: Outcome) -> bool:

@@ -1,0 +1,157 @@
+"""A run of 100,000 evaluated expressions: what it holds in memory, and how fast it is resumed.
+
+    python benchmarks/bench_long_runs.py --evaluations 100000
+
+The evaluator costs nothing, so that what is seen is the engine's own: breeding, the sieve, the
+ledger. A value is drawn from a hash of the canonical form; every form counts as different. The run
+is then resumed in a process of its own, from its record; the naive way is to breed it all again.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from autoproxy.commands.memory import LedgerMemory
+from autoproxy.evaluation import (
+    Direction,
+    Failed,
+    Fingerprint,
+    Measured,
+    Objective,
+    Outcome,
+    content_hash,
+)
+from autoproxy.language.blindness import Blindness
+from autoproxy.language.canonical import key
+from autoproxy.language.expression import Expression
+from autoproxy.ledger.ledger import Ledger
+from autoproxy.ledger.records import RunRecord
+from autoproxy.search.config import SearchConfig
+from autoproxy.search.loop import Search
+from autoproxy.search.state import SearchState
+from search_spaces.importance import SPACE
+
+MIB = 2**20
+
+
+class Free:
+    """Measures nothing: a value is drawn from the canonical form."""
+
+    objective = Objective("drawn", "none", Direction.MINIMIZE)
+    provides = frozenset(SPACE.terminals)
+    fidelities = (1.0,)
+    blindness = Blindness.ROW
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"evaluator": "free"}
+
+    def behaviour(
+        self, expressions: Sequence[Expression], reject: float = math.inf
+    ) -> list[Fingerprint | Failed]:
+        del reject
+        return [Fingerprint(key(expression)) for expression in expressions]
+
+    def identity(self, expression: Expression) -> str:
+        return key(expression)
+
+    def confirm(self, expression: Expression) -> list[float]:
+        return [self._drawn(expression)]
+
+    def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
+        for expression in expressions:
+            yield Measured(self._drawn(expression), fidelity)
+
+    @staticmethod
+    def _drawn(expression: Expression) -> float:
+        digest = hashlib.sha256(str(expression).encode()).digest()
+        return int.from_bytes(digest[:6], "big") / 2**48 + 0.01 * expression.size
+
+
+def search(folder: Path, evaluations: float) -> Iterator[SearchState]:
+    """Yield the states of the run in a folder, which may be new."""
+    evaluator = Free()
+    config = SearchConfig(seed=0, evaluations=evaluations, population=64, batch=64)
+    protocol = content_hash(evaluator.protocol())
+    with Ledger.open(folder / "ledger.sqlite") as ledger:
+        ledger.begin_run(
+            RunRecord(
+                run="long",
+                seed=0,
+                space=SPACE.name,
+                evaluator="free",
+                config={},
+                protocol=evaluator.protocol(),
+                manifest={},
+                status="running",
+                seconds=0.0,
+                summary=None,
+            )
+        )
+        memory = LedgerMemory(ledger, "long", protocol)
+        yield from Search(SPACE, evaluator, memory, config).run()
+
+
+def resumed(folder: Path, evaluations: float) -> None:
+    """Resume a run that is all but done, and print what that took."""
+    began = time.perf_counter()
+    for state in search(folder, evaluations + 1e6):
+        seconds = time.perf_counter() - began  # to the first new generation, bred and measured
+        print(json.dumps({"seconds": seconds, "measured": len(state.archive), "rss": _peak()}))
+        return
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--evaluations", type=float, default=20_000)
+    parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.resume:
+        resumed(asked.resume, asked.evaluations)
+        return
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        before = _peak()
+        began = time.perf_counter()
+        told = 0
+        for state in search(folder, asked.evaluations):
+            if len(state.archive) >= told + 10_000:
+                told = len(state.archive)
+                spent = time.perf_counter() - began
+                print(f"{told} evaluated, {state.slot} proposed, {spent:.0f} s, {_peak():.0f} MiB")
+        seconds = time.perf_counter() - began
+        command = [sys.executable, __file__, "--resume", name]
+        command += ["--evaluations", str(asked.evaluations)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - this very script
+        again = json.loads(said.stdout)
+        size = (folder / "ledger.sqlite").stat().st_size / MIB
+    found = {
+        "evaluated": len(state.archive),
+        "proposed": state.slot,
+        "seconds": round(seconds, 1),
+        "ms per evaluated": round(1000 * seconds / len(state.archive), 2),
+        "MiB of memory, beyond the program's": round(_peak() - before),
+        "MiB of ledger": round(size),
+        "seconds to resume": round(again["seconds"], 1),
+        "resumed with": again["measured"],
+        "bred again / resumed": round(seconds / again["seconds"]),
+    }
+    for what, value in found.items():
+        print(f"{what:38} {value}")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
