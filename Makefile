@@ -28,8 +28,8 @@ lint: $(READY) ## Style, formatting and spelling
 types: $(READY) ## Static types, strict
 	$(BIN)/mypy
 
-pytest: $(READY) ## All tests but the slow ones
-	$(BIN)/pytest -q
+pytest: $(READY) ## All tests but the slow ones, on two cores
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 slow: $(READY) ## The slow tests too
 	$(BIN)/pytest -q -m "slow or not slow"

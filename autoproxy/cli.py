@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from autoproxy.cli_audit import audit
+from autoproxy.cli_audit import archive, audit
 from autoproxy.cli_benchmark import benchmarks
 from autoproxy.cli_common import (
     Allocation,
@@ -71,6 +71,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(benchmarks, name="benchmark")
+app.command()(archive)
 app.command()(audit)
 app.command("enumerate")(enumerate_)
 

@@ -1,4 +1,4 @@
-"""The command `autoproxy audit`: which merges of a run were right.
+"""The commands `autoproxy archive` and `audit`: all that a run measured; were its merges right.
 
 Nothing heavy is imported before a command runs, as in `autoproxy.cli`.
 """
@@ -9,6 +9,23 @@ from typing import Annotated
 import typer
 
 from autoproxy.cli_common import Json, LedgerPlace, Results, interruptible, present
+
+
+def archive(
+    run: Annotated[str | None, typer.Argument(help="Name of the run; default: latest.")] = None,
+    top: Annotated[int, typer.Option(help="How many are shown, the best first.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="CSV file of all of them.")] = None,
+    results: Results = Path("results"),
+    ledger: LedgerPlace = None,
+    as_json: Json = False,
+) -> None:
+    """Show every formula that a run measured, not only the best, and where it came from."""
+    from autoproxy import console
+    from autoproxy.commands.archiving import archive as archive_of
+    from autoproxy.commands.workspace import Workspace
+
+    found = archive_of(Workspace(results, ledger), run, top, out)
+    present(found, as_json, console.archive)
 
 
 def audit(

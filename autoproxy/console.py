@@ -301,6 +301,18 @@ def leaderboard(console: Console, found: Mapping[str, Any]) -> None:
     console.print(f"wrote {escape(', '.join(found['files']))}")
 
 
+def archive(console: Console, found: Mapping[str, Any]) -> None:
+    """Print the best of all that a run measured."""
+    columns = ("slot", "origin", "fate", "value", "fidelity", "complexity", "text")
+    title = f"{found['run']}: {found['measured']} measured, {found['in_full']} of them in full"
+    table = Table(*columns, title=escape(title), title_justify="left")
+    for row in found["best"]:
+        table.add_row(*(escape(_cell(row[column])) for column in columns))
+    console.print(table)
+    if found["file"]:
+        console.print(f"all of them: {escape(found['file'])}")
+
+
 def listing(console: Console, found: Mapping[str, Any]) -> None:
     """Print what there is to choose from."""
     for name in ("spaces", "evaluators", "runs"):

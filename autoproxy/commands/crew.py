@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from autoproxy.commands.worker import Job, measure
 from autoproxy.evaluation import Evaluator
 from autoproxy.search.desk import CrewDesk, Desk, LocalDesk
@@ -43,11 +45,25 @@ class Crew:
         if self.alone:
             yield LocalDesk(evaluator)
             return
-        with open_workers(
-            self.backend or "loky",
-            jobs=self.workers,
-            address=self.scheduler,
-            devices=self.devices,
-        ) as workers:
+        with (
+            _one_thread(),
+            open_workers(
+                self.backend or "loky",
+                jobs=self.workers,
+                address=self.scheduler,
+                devices=self.devices,
+            ) as workers,
+        ):
             submit = partial(workers.submit, partial(measure, job))
             yield CrewDesk(submit, evaluator.objective)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let this process sum as workers do, whose values its own are compared with."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -220,7 +220,11 @@ class _Run:
                 seed=self._plan.search.seed,
                 space=self._space.name,
                 evaluator=self._plan.evaluator,
-                config={**self._plan.tables(), "strategy": strategy},
+                config={
+                    **self._plan.tables(),
+                    "strategy": strategy,
+                    "direction": self._evaluator.objective.direction.value,
+                },
                 protocol=self._evaluator.protocol(),
                 manifest=loading.manifest(self._space),
                 status="running",

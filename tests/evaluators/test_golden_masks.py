@@ -301,7 +301,9 @@ def test_a_unit_decides_nothing(
     assert np.array_equal(engine_mask(name, seen, condition), engine_mask(name, other, condition))
 
 
-@pytest.mark.parametrize(("what", "name"), [(what, n) for what, ns in UNITS.items() for n in ns])
+@pytest.mark.parametrize(
+    ("what", "name"), [(what, n) for what, ns in UNITS.items() for n in sorted(ns)]
+)
 def test_a_unit_decides_where_it_is_said_to(what: str, name: str) -> None:
     tried = []
     for seed in range(20):

@@ -51,8 +51,8 @@ def of_a_layer(expression: Expression) -> Expression:
     return Expression("all_mean", (expression,)) if flows else expression
 
 
-WORDS = set(CATALOG) - AGGREGATIONS
-TERMINALS = {name for name, terminal in VOCABULARY.items() if terminal.kind is not Kind.MODEL}
+WORDS = sorted(set(CATALOG) - AGGREGATIONS)
+TERMINALS = [name for name, terminal in VOCABULARY.items() if terminal.kind is not Kind.MODEL]
 EXPORTS = {
     **{f"word_{name}": applied(name) for name in WORDS},
     **{f"terminal_{name}": of_a_layer(parse(name)) for name in TERMINALS},
@@ -94,7 +94,7 @@ def masks(value: Tensor) -> list[Tensor]:
 
 def test_the_draws_use_every_word() -> None:
     heads = {node.head for expression in EXPORTS.values() for node in expression.walk()}
-    assert heads >= WORDS | TERMINALS
+    assert heads >= {*WORDS, *TERMINALS}
 
 
 @pytest.mark.parametrize("text", ["layers_sum(all_norm(g))", "n_layers", "params * 2", "y"])

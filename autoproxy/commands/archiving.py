@@ -1,0 +1,59 @@
+"""The archive of a run: every formula that was measured, not only the best."""
+
+import csv
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from autoproxy.commands.workspace import Workspace, write_text
+from autoproxy.evaluation import Direction
+from autoproxy.ledger.ledger import Ledger
+from autoproxy.ledger.records import Event
+
+COLUMNS = (
+    *("slot", "generation", "origin", "fate", "value", "fidelity", "complexity", "key", "text"),
+    "parents",
+)
+
+
+def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -> dict[str, Any]:
+    """Return the best of what a run measured, and write all of it, where asked, as CSV.
+
+    Args:
+        workspace: With the run.
+        run: Name; None for the latest.
+        top: How many are returned, the best first; values at low fidelity come last.
+        out: File of all of them, one line a formula in the order of proposals.
+
+    Raises:
+        ConfigError: There is no such run.
+        StorageError: The file cannot be written.
+    """
+    name = workspace.existing_run(run)
+    with Ledger.open(workspace.ledger) as ledger:
+        record = ledger.run(name)
+        events = [event for event in ledger.events(name) if event.value is not None]
+    if out is not None:
+        write_text(out, _as_csv(events))
+    sign = -1.0 if record.config.get("direction") == Direction.MAXIMIZE.value else 1.0
+    ranked = sorted(events, key=lambda e: (-(e.fidelity or 0), sign * (e.value or 0.0), e.slot))
+    return {
+        "run": name,
+        "measured": len(events),
+        "in_full": sum(event.fate == "measured" for event in events),
+        "file": None if out is None else str(out),
+        "best": [{column: _plain(event)[column] for column in COLUMNS} for event in ranked[:top]],
+    }
+
+
+def _as_csv(events: list[Event]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_plain(event) for event in events)
+    return text.getvalue()
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    return {**asdict(event), "parents": " ".join(event.parents)}

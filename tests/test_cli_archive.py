@@ -1,0 +1,58 @@
+"""The archive: every formula that a run measured, in the order of proposals, and the best first."""
+
+import csv
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from autoproxy.cli import main
+from tests.runs import write_run_file
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    run_file, _ = write_run_file(folder, run={"random_search": False})
+    assert main(["search", "--config", str(run_file), "--results", str(folder / "results")]) == 0
+    return folder / "results"
+
+
+def test_the_archive_is_all_that_was_measured(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "all.csv"
+    words = ["archive", "--results", str(results), "--out", str(out), "--json", "--top", "3"]
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with sqlite3.connect(results / "ledger.sqlite") as ledger:
+        query = "SELECT slot, text, value, fate FROM events WHERE value IS NOT NULL ORDER BY slot"
+        known = ledger.execute(query).fetchall()
+    assert [(int(r["slot"]), r["text"], float(r["value"]), r["fate"]) for r in rows] == known
+    assert said["measured"] == len(known) > said["in_full"] > 0
+    full = sorted(value for _, _, value, fate in known if fate == "measured")
+    assert [row["value"] for row in said["best"]] == full[:3]
+    assert main(["archive", "--results", str(results)]) == 0
+    assert "in full" in capsys.readouterr().out
+
+
+def test_where_large_is_good_the_largest_come_first(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = "UPDATE runs SET config = json_set(config, '$.direction', ?)"
+    with sqlite3.connect(results / "ledger.sqlite") as ledger:
+        ledger.execute(change, ("max",))
+    assert main(["archive", "--results", str(results), "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    full = [row["value"] for row in best if row["fidelity"] == 1]
+    assert full == sorted(full, reverse=True)
+
+
+def test_a_run_that_is_not_there_is_told_so(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["archive", "tiny-rum", "--results", str(results)]) != 0
+    assert "did you mean 'tiny-run'" in capsys.readouterr().err
