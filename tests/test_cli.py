@@ -339,6 +339,7 @@ def test_list_and_doctor(place: Place, run: Run) -> None:
         "channels",
         "heads",
         "importance",
+        "importance-small",
         "lpzero",
         "prediction",
         "prediction-data",

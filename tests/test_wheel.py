@@ -102,9 +102,11 @@ def test_it_works_far_from_the_checkout(environment: Path, tmp_path: Path) -> No
         "channels",
         "heads",
         "importance",
+        "importance-small",
         "lpzero",
         "prediction",
         "prediction-data",
+        "pruner-zero",
     ]
     assert listed["evaluators"] == ["prediction", "pruning", "several", "shrinking"]
     assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
