@@ -108,6 +108,11 @@ def _space(name: str, terminals: dict[str, int]) -> SearchSpace:
             "population": 64,
             "batch": 64,
             "first_batch": 128,
+            # Values cost little here and labels are few: one population, as it was measured.
+            "islands": 1,
+            "lag": 0,
+            "lifespan": 0,
+            "tune": 0.0,
             "reject": 0.0,
             "race": False,
         },

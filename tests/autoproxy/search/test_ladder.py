@@ -20,7 +20,17 @@ from tests.conformance.toy import ToyEvaluator
 
 EIGHTHS = tuple(number / 8 for number in range(1, 9))
 CONFIG = SearchConfig(
-    seed=1, evaluations=60, population=4, first_batch=24, batch=12, promote=0.5, reject=0.0
+    seed=1,
+    evaluations=60,
+    islands=1,
+    lag=0,
+    lifespan=0,
+    tune=0.0,
+    population=4,
+    first_batch=24,
+    batch=12,
+    promote=0.5,
+    reject=0.0,
 )
 SMALL = Objective("loss", "nats", Direction.MINIMIZE)
 

@@ -46,6 +46,10 @@ SPACE = SearchSpace(
 )
 CONFIG = SearchConfig(
     seed=0,
+    islands=1,
+    lag=0,
+    lifespan=0,
+    tune=0.0,
     evaluations=14.0,
     population=6,
     batch=8,
