@@ -134,7 +134,7 @@ def main() -> None:
         seconds = time.perf_counter() - began
         command = [sys.executable, __file__, "--resume", name]
         command += ["--evaluations", str(asked.evaluations)]
-        said = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - this very script
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - this very script
         again = json.loads(said.stdout)
         size = (folder / "ledger.sqlite").stat().st_size / MIB
     found = {

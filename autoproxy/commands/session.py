@@ -68,6 +68,9 @@ class Session:
         space = loading.space(self.plan.space)
         options = {"seed": self.plan.search.seed, **self.plan.options}
         self.show(Progress("statistics"))
+        if not self.crew.alone and not self.plan.search.lag:
+            told = "workers wait where a generation ends; a run with --set lag=1 keeps them busy"
+            self.show(Progress("statistics", notice=told))
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(Ledger.open(self.workspace.ledger))
             evaluator = stack.enter_context(
