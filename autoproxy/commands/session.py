@@ -26,10 +26,10 @@ from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import Evaluation, RunRecord
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.desk import Desk, Keep, Recall
+from autoproxy.search.desk import Desk
 from autoproxy.search.loop import Search, finalists
 from autoproxy.search.state import SearchState
-from autoproxy.search.tasks import Task
+from autoproxy.search.tasks import Keep, Recall, Task
 from autoproxy.spaces import Baseline, SearchSpace
 
 RANDOM_SUFFIX = ".random"

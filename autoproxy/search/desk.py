@@ -3,17 +3,11 @@
 import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol
 
 from autoproxy.evaluation import Evaluator, Objective, Outcome
-from autoproxy.language.parse import parse
-from autoproxy.search.tasks import Task, is_over
-
-Recall = Callable[[float], Outcome | None]
-"""What is known of a candidate at a fidelity."""
-
-Keep = Callable[[float, Outcome], None]
-"""Stores the outcome of a candidate at a fidelity."""
+from autoproxy.search.tasks import Keep, Recall, Task, climb, is_over
 
 
 class Work(Protocol):
@@ -64,7 +58,7 @@ class LocalDesk:
 
     def begin(self, task: Task, recall: Recall, keep: Keep) -> Work:
         """Return the work, of which nothing is done yet."""
-        return _Lazy(self._evaluator, task, recall, keep)
+        return _Lazy(partial(climb, self._evaluator, task, recall, keep))
 
     def wait(self) -> None:
         """Return at once: nobody else is at work."""
@@ -76,23 +70,8 @@ class LocalDesk:
 class _Lazy:
     done = True
 
-    def __init__(self, evaluator: Evaluator, task: Task, recall: Recall, keep: Keep) -> None:
-        self._evaluator = evaluator
-        self._task = task
-        self._recall = recall
-        self._keep = keep
-
-    def outcomes(self) -> Iterator[Outcome]:
-        """Yield what is known or else measured, step by step."""
-        expression = parse(self._task.text)
-        for fidelity in self._task.fidelities:
-            outcome = self._recall(fidelity)
-            if outcome is None:
-                (outcome,) = self._evaluator.measure([expression], fidelity)
-                self._keep(fidelity, outcome)
-            yield outcome
-            if is_over(outcome, self._task, self._evaluator.objective):
-                return
+    def __init__(self, outcomes: Callable[[], Iterator[Outcome]]) -> None:
+        self.outcomes = outcomes
 
 
 class CrewDesk:

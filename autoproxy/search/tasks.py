@@ -1,11 +1,17 @@
 """What is asked of whoever measures: one candidate, up the ladder until it is beaten."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from autoproxy.evaluation import Evaluator, Failed, Objective, Outcome
 from autoproxy.language.parse import parse
 from autoproxy.search import ladder
+
+Recall = Callable[[float], Outcome | None]
+"""What is known of a candidate at a fidelity."""
+
+Keep = Callable[[float, Outcome], None]
+"""Stores the outcome of a candidate at a fidelity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +29,26 @@ class Task:
     rival: tuple[float, ...] = ()
 
 
-def climb(evaluator: Evaluator, task: Task) -> Iterator[Outcome]:
-    """Yield the outcome at one fidelity after another, until one fails or shows it beaten."""
+def climb(
+    evaluator: Evaluator,
+    task: Task,
+    recall: Recall = lambda _: None,
+    keep: Keep = lambda *_: None,
+) -> Iterator[Outcome]:
+    """Yield the outcome at one fidelity after another, until one fails or shows it beaten.
+
+    Args:
+        evaluator: Measures, step by step, what is not known.
+        task: What is asked.
+        recall: Asked first at each fidelity.
+        keep: Told of each outcome that was measured, before it is yielded.
+    """
     expression = parse(task.text)
     for fidelity in task.fidelities:
-        (outcome,) = evaluator.measure([expression], fidelity)
+        outcome = recall(fidelity)
+        if outcome is None:
+            (outcome,) = evaluator.measure([expression], fidelity)
+            keep(fidelity, outcome)
         yield outcome
         if is_over(outcome, task, evaluator.objective):
             return

@@ -4,8 +4,7 @@ import random
 from collections.abc import Iterator
 
 from autoproxy.evaluation import Evaluator, Outcome
-from autoproxy.search.desk import Keep, Recall
-from autoproxy.search.tasks import Task, climb
+from autoproxy.search.tasks import Keep, Recall, Task, climb
 
 
 class _Pending:
@@ -23,10 +22,7 @@ class _Pending:
 
     def finish(self, evaluator: Evaluator) -> None:
         """Do it all, keeping what was not known."""
-        self.found = list(climb(evaluator, self.task))
-        for fidelity, outcome in zip(self.task.fidelities, self.found, strict=False):
-            if self.recall(fidelity) is None:
-                self.keep(fidelity, outcome)
+        self.found = list(climb(evaluator, self.task, self.recall, self.keep))
 
 
 class ShuffledDesk:
