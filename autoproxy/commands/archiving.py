@@ -2,7 +2,6 @@
 
 import csv
 import io
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +42,18 @@ def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -
         "measured": len(events),
         "in_full": sum(event.fate == "measured" for event in events),
         "file": None if out is None else str(out),
-        "best": [{column: _plain(event)[column] for column in COLUMNS} for event in ranked[:top]],
+        "best": [_row(event) for event in ranked[:top]],
     }
 
 
 def _as_csv(events: list[Event]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_plain(event) for event in events)
+    writer.writerows(map(_row, events))
     return text.getvalue()
 
 
-def _plain(event: Event) -> dict[str, Any]:
-    return {**asdict(event), "parents": " ".join(event.parents)}
+def _row(event: Event) -> dict[str, Any]:
+    row = {column: getattr(event, column) for column in COLUMNS}
+    return {**row, "parents": " ".join(event.parents)}

@@ -87,7 +87,7 @@ class LedgerMemory:
         """Return the generations that are done already, and who was measured in which slot."""
         steps = [Step.from_json(*row) for row in self._ledger.steps(self._run)]
         self.spent = sum(step.spent for step in steps)
-        self.funnel = Counter(self._ledger.fates(self._run, len(steps)))
+        self.funnel = Counter(self._ledger.funnel(self._run, len(steps)))
         self.funnel["proposed"] = self.funnel.total()
         people = {}
         if steps:

@@ -2,7 +2,6 @@
 
 import contextlib
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -291,20 +290,19 @@ class Ledger:
         rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
         return [(row.generation, row.content) for row in rows]
 
-    def fates(self, run: str, generations: int) -> dict[str, int]:
-        """Return how many proposals of the first generations each rule dropped, and the rest."""
+    def funnel(self, run: str, generations: int | None = None) -> dict[str, int]:
+        """Return how many proposals of a run each rule dropped, and what became of the rest.
+
+        Args:
+            run: Name.
+            generations: Only the first so many; None for all.
+        """
         what = sa.func.coalesce(EVENTS.c.rule, EVENTS.c.fate)
-        query = (
-            sa.select(what, sa.func.count())
-            .where(EVENTS.c.run == run, EVENTS.c.generation < generations)
-            .group_by(what)
-        )
+        query = sa.select(what, sa.func.count()).where(EVENTS.c.run == run).group_by(what)
+        if generations is not None:
+            query = query.where(EVENTS.c.generation < generations)
         rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
         return {str(name): int(count) for name, count in rows}
-
-    def funnel(self, run: str) -> dict[str, int]:
-        """Return how many proposals of a run each rule dropped, and what became of the rest."""
-        return dict(Counter(event.rule or event.fate for event in self.events(run)))
 
     def add_reports(self, rows: Sequence[ReportRow]) -> None:
         """Store measurements on the report text; a repeated one takes the place of the first."""

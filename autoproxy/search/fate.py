@@ -44,8 +44,8 @@ class Fate:
     same_as: int | None = None
 
 
-class Memory(Protocol):
-    """What the loop needs of the ledger: to ask before measuring, and to keep all it learns."""
+class Outcomes(Protocol):
+    """What is asked before measuring, and keeps every outcome."""
 
     def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
         """Return what is known of a candidate, or None."""
@@ -54,6 +54,10 @@ class Memory(Protocol):
     def keep(self, kept: Kept, protocol: str, fidelity: float, outcome: Outcome) -> None:
         """Store an outcome the instant it is known."""
         ...
+
+
+class Memory(Outcomes, Protocol):
+    """What the loop needs of the ledger: to ask before measuring, and to keep all it learns."""
 
     def note(self, fate: Fate) -> None:
         """Store what became of a proposal."""

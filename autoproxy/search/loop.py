@@ -65,7 +65,6 @@ class Search:
         stop: Callable[[], str | None] = lambda: None,
         desk: Desk | None = None,
     ) -> None:
-        self._space = space
         self._evaluator = evaluator
         self._memory = memory
         self._config = config
@@ -219,11 +218,12 @@ class Search:
                 break
             steps = zip(self._dearer(flight), races[place].outcomes(), strict=False)
             outcome = _dearest(steps, bill, self._screening(flight))
-            full = outcome.fidelity == 1 if isinstance(outcome, Measured) else False
-            self._note(flight, place, outcome, "measured" if full else "raced")
-            if full and isinstance(outcome, Measured):
+            if isinstance(outcome, Measured) and outcome.fidelity == 1:
                 kept = flight.brood.kept[place]
                 born.append(individual_of(*kept, outcome, flight.brood.step.generation))
+                self._note(flight, place, outcome, "measured")
+            else:
+                self._note(flight, place, outcome, "raced")
         return born
 
     def _note(self, flight: Flight, place: int, outcome: Outcome, fate: str) -> None:

@@ -5,25 +5,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from autoproxy.evaluation import Direction, Evaluator, Failed, Measured, Outcome, content_hash
 from autoproxy.language.canonical import key
 from autoproxy.language.expression import Expression
 from autoproxy.search.enumeration import Formula
+from autoproxy.search.fate import Outcomes
 from autoproxy.sieve.rules import Kept
-
-
-class Outcomes(Protocol):
-    """What is asked before measuring, and keeps every outcome."""
-
-    def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
-        """Return what is known of a candidate, or None."""
-        ...
-
-    def keep(self, kept: Kept, protocol: str, fidelity: float, outcome: Outcome) -> None:
-        """Store an outcome the instant it is known."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
