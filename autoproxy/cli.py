@@ -60,6 +60,7 @@ from autoproxy.cli_common import (
     write,
 )
 from autoproxy.cli_enumerate import enumerate_
+from autoproxy.cli_report import plot, report
 from autoproxy.errors import AutoproxyError, out_of_memory
 
 app = typer.Typer(
@@ -74,6 +75,8 @@ app.add_typer(benchmarks, name="benchmark")
 app.command()(archive)
 app.command()(audit)
 app.command("enumerate")(enumerate_)
+app.command()(report)
+app.command()(plot)
 
 
 @app.command()

@@ -313,6 +313,19 @@ def archive(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"all of them: {escape(found['file'])}")
 
 
+def report(console: Console, found: Mapping[str, Any]) -> None:
+    """Print where a report was written, and how to look at it."""
+    pages = f"{len(found['pages'])} pages, of {len(found['runs'])} run(s)"
+    start = f"{found['out']}/index.html"
+    console.print(f"wrote {pages}; open {start}", markup=False, highlight=False, soft_wrap=True)
+
+
+def figures(console: Console, found: Mapping[str, Any]) -> None:
+    """Print which files of figures were written."""
+    for path in found["files"]:
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+
+
 def listing(console: Console, found: Mapping[str, Any]) -> None:
     """Print what there is to choose from."""
     for name in ("spaces", "evaluators", "runs"):

@@ -31,6 +31,7 @@ from autoproxy.language import meanings, network_meanings, prediction
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
+from autoproxy.language.prediction import features
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import correlation, sites
@@ -465,6 +466,40 @@ class PredictionEvaluator:
                 values = jury.judge(np.zeros(len(self.unseen)) if scores is None else scores)
                 known = {name: value for name, value in values.items() if value is not None}
                 yield {"seed": seed, "index": index, "tau": 0.0, "within": 0.0, **known}
+
+    def illustrate(
+        self, expression: Expression, others: Mapping[str, Expression | str]
+    ) -> dict[str, Any]:
+        """Return how a prediction and the trivial ones order networks that no search saw.
+
+        Args:
+            expression: The prediction.
+            others: Hand-made ones by name; trivial are those that read no tensor of a network.
+
+        Returns:
+            `kind` ("order"), `quality` (what it is) and `rows`: for each network its `network`,
+            `quality` and `scores` by name, large where good; `discovered` is the prediction.
+        """
+        trivial = {
+            name: other
+            for name, other in others.items()
+            if (other in REFERENCES if isinstance(other, str) else not features(other))
+        }
+        found = {
+            name: scores
+            for name, candidate in {"discovered": expression, **trivial}.items()
+            if (scores := self.oriented(candidate, self.unseen)) is not None
+        }
+        names = [self.benchmark.architectures[place].id for place in self.unseen]
+        rows = [
+            {
+                "network": name,
+                "quality": float(self.quality[place]),
+                "scores": {who: float(scores[number]) for who, scores in found.items()},
+            }
+            for number, (name, place) in enumerate(zip(names, self.unseen, strict=True))
+        ]
+        return {"kind": "order", "quality": self.benchmark.quality_name, "rows": rows}
 
     def oriented(
         self, candidate: Expression | str, places: Indices, draw: int | None = None

@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from autoproxy.columns import REFERENCE
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import (
     BLOCK,
@@ -40,6 +41,7 @@ from evaluators.calibrated import WANDA, Calibrated
 from evaluators.committing import Decision, commit
 from evaluators.config import PruningConfig
 from evaluators.deciding import Decider, Masks
+from evaluators.illustration import kept_rows
 from evaluators.layers import in_words, skipped
 from evaluators.masks import NM, SPANNING, applied, mask_difference, mask_hash, replaced
 from evaluators.methods import METHODS
@@ -410,6 +412,35 @@ class PruningEvaluator:
         with self._pruned(candidate, self._config.seed):
             pruned = harness.accuracies(self._loaded)
         return {"protocol": harness.protocol(), **side_by_side(dense, pruned)}
+
+    def illustrate(
+        self, expression: Expression, others: Mapping[str, Expression | str]
+    ) -> dict[str, Any]:
+        """Return where an importance keeps weights, and where Wanda's metric keeps the same.
+
+        Args:
+            expression: Importance of the kind that this evaluator asks for.
+            others: Hand-made metrics by name; of them, `wanda` is looked at, where it is there.
+
+        Returns:
+            `kind` ("masks"), `against` (name or None) and `rows`, see `kept_rows`.
+        """
+        reference = others.get(REFERENCE)
+        known = self._masks_of(reference) if isinstance(reference, Expression) else None
+        masks = self._masks_of(expression)
+        if isinstance(masks, Failed):
+            raise ConfigError(f"{expression} decides no masks: {masks.reason}")
+        compared = None if isinstance(known, Failed) else known
+        sizes = {name: self._mask_size(name) for name in masks}
+        return {
+            "kind": "masks",
+            "against": None if compared is None else REFERENCE,
+            "rows": kept_rows(masks, compared, sizes),
+        }
+
+    def _mask_size(self, name: str) -> int:
+        """Return of how many weights a mask is."""
+        return self._model.weights[name].numel()
 
     def dense(self) -> dict[str, float]:
         """Return the perplexity of the model as it is on the report text; its KL is zero."""

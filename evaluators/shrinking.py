@@ -234,6 +234,11 @@ class ShrinkingEvaluator(PruningEvaluator):
             masks[name] = pack(keep_mask(value, self._decider.pattern, "row"))
         return masks
 
+    def _mask_size(self, name: str) -> int:
+        """Return of how many units a mask is; it has one bit a unit."""
+        del name
+        return self._unit_count
+
     def _applied(self, masks: Mapping[str, NDArray[np.uint8]]) -> AbstractContextManager[None]:
         kept = {name: self._kept_units(bits) for name, bits in masks.items()}
         if self._unit == "blocks":

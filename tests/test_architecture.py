@@ -35,9 +35,11 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy.search": VALUES | {"autoproxy.breeding", "autoproxy.sieve"},
     "autoproxy.ledger": LANGUAGE | {"autoproxy.columns", "autoproxy.evaluation"},
     "autoproxy.export": LANGUAGE,
+    "autoproxy.report": LANGUAGE
+    | {"autoproxy.columns", "autoproxy.evaluation", "autoproxy.export", "autoproxy.ledger"},
     "autoproxy.commands": VALUES
     | {"autoproxy.export", "autoproxy.ledger", "autoproxy.plugins", "autoproxy.search"}
-    | {"autoproxy.columns", "autoproxy.sieve", "autoproxy.workers"},
+    | {"autoproxy.columns", "autoproxy.report", "autoproxy.sieve", "autoproxy.workers"},
     "autoproxy.console": {"autoproxy.columns", "autoproxy.commands"},
     "autoproxy.cli_common": set(),
     "autoproxy.cli_audit": {
@@ -55,12 +57,18 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "autoproxy.commands",
         "autoproxy.console",
     },
+    "autoproxy.cli_report": {
+        "autoproxy.cli_common",
+        "autoproxy.commands",
+        "autoproxy.console",
+    },
     "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
     | {
         "autoproxy.cli_audit",
         "autoproxy.cli_benchmark",
         "autoproxy.cli_common",
         "autoproxy.cli_enumerate",
+        "autoproxy.cli_report",
     },
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
     "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
@@ -71,7 +79,9 @@ ONLY_IN: Mapping[str, set[str]] = {
     "deap": {"autoproxy.breeding"},
     "sqlalchemy": {"autoproxy.ledger"},
     "sqlite3": {"autoproxy.ledger"},
-    "scipy": {"autoproxy.breeding", "autoproxy.ledger", "autoproxy.search", "evaluators"},
+    "scipy": {"autoproxy.breeding", "autoproxy.ledger", "autoproxy.search", "evaluators"}
+    | {"autoproxy.report"},
+    "altair": {"autoproxy.report"},
     "sympy": {"autoproxy.language", "autoproxy.export"},
     "typer": {
         "autoproxy.cli",
@@ -79,6 +89,7 @@ ONLY_IN: Mapping[str, set[str]] = {
         "autoproxy.cli_benchmark",
         "autoproxy.cli_common",
         "autoproxy.cli_enumerate",
+        "autoproxy.cli_report",
     },
     "rich": {"autoproxy.cli_common", "autoproxy.console"},
     "torch": {"autoproxy.language", "autoproxy.commands", "evaluators"},

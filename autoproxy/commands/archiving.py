@@ -1,19 +1,12 @@
 """The archive of a run: every formula that was measured, not only the best."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 from autoproxy.commands.workspace import Workspace, write_text
 from autoproxy.evaluation import Direction
 from autoproxy.ledger.ledger import Ledger
-from autoproxy.ledger.records import Event
-
-COLUMNS = (
-    *("slot", "generation", "origin", "fate", "value", "fidelity", "complexity", "key", "text"),
-    "parents",
-)
+from autoproxy.ledger.measured import Archive
 
 
 def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -> dict[str, Any]:
@@ -32,28 +25,16 @@ def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -
     name = workspace.existing_run(run)
     with Ledger.open(workspace.ledger) as ledger:
         record = ledger.run(name)
-        events = [event for event in ledger.events(name) if event.value is not None]
+        found = Archive.of(ledger, name)
     if out is not None:
-        write_text(out, _as_csv(events))
+        write_text(out, found.to_csv())
     sign = -1.0 if record.config.get("direction") == Direction.MAXIMIZE.value else 1.0
+    events = found.events
     ranked = sorted(events, key=lambda e: (-(e.fidelity or 0), sign * (e.value or 0.0), e.slot))
     return {
         "run": name,
         "measured": len(events),
         "in_full": sum(event.fate == "measured" for event in events),
         "file": None if out is None else str(out),
-        "best": [_row(event) for event in ranked[:top]],
+        "best": [found.row(event) for event in ranked[:top]],
     }
-
-
-def _as_csv(events: list[Event]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(_row, events))
-    return text.getvalue()
-
-
-def _row(event: Event) -> dict[str, Any]:
-    row = {column: getattr(event, column) for column in COLUMNS}
-    return {**row, "parents": " ".join(event.parents)}

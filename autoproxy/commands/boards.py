@@ -1,11 +1,12 @@
 """The leaderboard files, made anew from the ledger and the rows that came with the repository."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from autoproxy.commands.workspace import Workspace, write_text
 from autoproxy.ledger.archive import from_lines, identity, to_lines
-from autoproxy.ledger.leaderboard import rank, to_csv, to_markdown
+from autoproxy.ledger.leaderboard import Group, rank, to_csv, to_markdown
 from autoproxy.ledger.ledger import Ledger
 
 
@@ -32,6 +33,24 @@ def write_leaderboard(workspace: Workspace, ledger: Ledger | None = None) -> dic
         "groups": [group.to_json() for group in groups],
         "files": [str(workspace.folder / f"leaderboard.{end}") for end in ("md", "csv")],
     }
+
+
+def leaderboard_groups(workspace: Workspace) -> tuple[Group, ...]:
+    """Return the leaderboard of a folder, of ledger and `reports.jsonl`; writes no file.
+
+    A folder without a ledger gets none.
+    """
+    held = workspace.place is not None or Path(workspace.ledger).is_file()
+    rows = []
+    if held:
+        with Ledger.open(workspace.ledger) as ledger:
+            rows = ledger.reports()
+    known = {identity(row) for row in rows}
+    if workspace.reports.is_file():
+        text = workspace.reports.read_text(encoding="utf-8")
+        listed = from_lines(text, str(workspace.reports))
+        rows += [row for row in listed if identity(row) not in known]
+    return rank(rows)
 
 
 def _take_in(workspace: Workspace, ledger: Ledger) -> None:

@@ -48,6 +48,21 @@ class Condition(Protocol):
         ...
 
 
+class Illustrator(Protocol):
+    """A condition that can also say what a picture of a formula's work would show."""
+
+    def illustrate(
+        self, expression: Expression, others: Mapping[str, Expression | str]
+    ) -> Mapping[str, Any]:
+        """Return plain values that a report draws.
+
+        `kind` says of what: `masks`, rows with `layer`, `module`, `kept` and perhaps `shared`,
+        the share of the kept that the metric called `against` keeps, too; or `order`, rows with
+        `network`, `quality` and `scores` by name, where `discovered` is the formula.
+        """
+        ...
+
+
 class OpenEvaluator(Evaluator, Protocol):
     """An evaluator that can also report, under each condition that it has."""
 

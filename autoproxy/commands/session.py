@@ -22,8 +22,10 @@ from autoproxy.commands.workspace import Workspace, write_json, write_text
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
+from autoproxy.language.expression import Expression
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
+from autoproxy.ledger.measured import Archive
 from autoproxy.ledger.records import Evaluation, RunRecord
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.desk import Desk
@@ -209,6 +211,7 @@ class _Run:
             rival=rival,
             finals=finals,
             reports=reports,
+            illustrations=self._illustrate(winner),
             comparisons=self._compare(winner, rival),
             seconds=self._clocks[self._name].seconds,
         )
@@ -367,6 +370,16 @@ class _Run:
         references = loading.references(self._evaluator)
         return [*metrics, *(Named("baseline", name, None) for name in references)]
 
+    def _handmade(self) -> dict[str, Expression | str]:
+        """Return what people made that every report shows, by name."""
+        return {known.name: known.expression or known.name for known in self._reported()}
+
+    def _illustrate(self, winner: Individual) -> list[Mapping[str, Any] | None]:
+        """Return under each condition what a report draws of the winner's work, where it can."""
+        drawers = [getattr(c, "illustrate", None) for c in self._evaluator.conditions]
+        others = self._handmade()
+        return [None if draw is None else draw(winner.expression, others) for draw in drawers]
+
     def _compare(
         self, winner: Individual, rival: Individual | None
     ) -> Mapping[str, Mapping[str, float]]:
@@ -374,7 +387,7 @@ class _Run:
         compare = getattr(self._evaluator, "compare", None)
         if compare is None:
             return {}
-        others = {known.name: known.expression or known.name for known in self._reported()}
+        others = self._handmade()
         if rival is not None:
             others["random search"] = rival.expression
         found: Mapping[str, Mapping[str, float]] = compare(winner.expression, others)
@@ -393,6 +406,10 @@ class _Run:
         }
         write_json(folder / "manifest.json", manifest)
         write_json(folder / "summary.json", summary)
+        write_text(folder / "archive.csv", Archive.of(self._ledger, self._name).to_csv())
+        if summary["random_search"]:
+            companion = Archive.of(self._ledger, self._name + RANDOM_SUFFIX)
+            write_text(folder / "random.csv", companion.to_csv())
         write_metric(self._workspace, self._name, winner, summary)
         self._stands(self._name, "done", summary)
         write_leaderboard(self._workspace, self._ledger)

@@ -121,6 +121,7 @@ class Findings:
         rival: Best of random search's finalists.
         finals: Losses of the finalists on fresh blocks, by key.
         reports: Measurements on the report text, under each condition.
+        illustrations: What a picture of the winner's work shows, under each condition.
         comparisons: The winner against others in paired tests, where the evaluator makes any.
         seconds: Wall-clock time.
     """
@@ -136,6 +137,7 @@ class Findings:
     rival: Individual | None
     finals: Losses
     reports: Sequence[Sequence[ReportRow]]
+    illustrations: Sequence[Mapping[str, Any] | None]
     comparisons: Mapping[str, Mapping[str, float]]
     seconds: float
 
@@ -168,8 +170,14 @@ def summarise(f: Findings) -> dict[str, Any]:
         "front": [describe(individual) for individual in f.hall.front()],
         "baselines": describe_baselines(f.baselines, objective),
         "reports": [
-            {"protocol": dict(condition.report_protocol()), "entries": describe_report(rows)}
-            for condition, rows in zip(f.evaluator.conditions, f.reports, strict=True)
+            {
+                "protocol": dict(condition.report_protocol()),
+                "entries": describe_report(rows),
+                "illustration": illustration,
+            }
+            for condition, rows, illustration in zip(
+                f.evaluator.conditions, f.reports, f.illustrations, strict=True
+            )
         ],
         "comparisons": f.comparisons,
         "protocol": dict(f.evaluator.protocol()),

@@ -279,6 +279,28 @@ class Ledger:
         rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
         return [measured_of(row) for row in rows]
 
+    def rungs(self, run: str, protocol: str) -> dict[str, dict[float, float]]:
+        """Return for each formula of a run its values on cheap rungs, by key and fidelity.
+
+        Args:
+            run: Name.
+            protocol: Content hash of the protocol that it measures under.
+        """
+        query = (
+            sa.select(EVALUATIONS.c.key, EVALUATIONS.c.fidelity, EVALUATIONS.c.value)
+            .where(
+                EVALUATIONS.c.key.in_(sa.select(EVENTS.c.key).where(EVENTS.c.run == run)),
+                EVALUATIONS.c.protocol == protocol,
+                EVALUATIONS.c.fidelity < 1.0,
+                EVALUATIONS.c.value.is_not(None),
+            )
+            .order_by(EVALUATIONS.c.key, EVALUATIONS.c.fidelity)
+        )
+        found: dict[str, dict[float, float]] = {}
+        for row in self._do(lambda connection: connection.execute(query).all(), reading=True):
+            found.setdefault(row.key, {})[row.fidelity] = row.value
+        return found
+
     def add_step(self, run: str, generation: int, content: Mapping[str, Any]) -> None:
         """Store what a whole generation of a run changed; the same one twice changes nothing."""
         row = {"run": run, "generation": generation, "content": dict(content)}

@@ -1,0 +1,1 @@
+"""The report: a static site and figures, made of what runs left behind."""
