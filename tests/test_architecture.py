@@ -111,7 +111,8 @@ ONLY_IN: Mapping[str, set[str]] = {
 """The parts that alone may import a library."""
 
 COMMAND_LINE = [
-    Path(f"autoproxy/cli{end}.py") for end in ("", "_audit", "_benchmark", "_common", "_enumerate")
+    Path(f"autoproxy/cli{end}.py")
+    for end in ("", "_audit", "_benchmark", "_common", "_enumerate", "_report")
 ]
 PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}

@@ -62,7 +62,7 @@ def in_words(objective: Objective) -> str:
 
 def fixed_colours(field: str, colours: Mapping[str, str], orient: Any) -> alt.Color:
     """Return fixed colours for the kinds of a field, with a legend unless `orient` is None."""
-    legend = None if orient is None else alt.Legend(orient=orient, title=None)
+    legend = None if orient is None else alt.Legend(orient=orient, title=None, columns=3)
     scale = alt.Scale(domain=[*colours], range=[COLOURS[name] for name in colours.values()])
     return alt.Color(f"{field}:N", scale=scale, legend=legend)
 

@@ -89,7 +89,7 @@ def _funnel(run: Run) -> Figure:
     )
     kinds = {"dropped unmeasured": "grey", "measured in part": "orange", "measured in full": "blue"}
     bars = base.mark_bar().encode(color=fixed_colours("kind", kinds, "top"))
-    labels = base.mark_text(align="left", dx=3, style="label").encode(text="proposals:Q")
+    labels = base.mark_text(align="left", dx=3).encode(text="proposals:Q")
     return Figure(
         "funnel",
         "The funnel of the sieve",
@@ -136,7 +136,7 @@ def _front(run: Run) -> Figure:
     )
     points = (
         alt.Chart(data(rows))
-        .mark_point(filled=True, size=70, opacity=0.8, clip=True)
+        .mark_point(filled=True, size=80, opacity=1, clip=True)
         .encode(
             x=alt.X("complexity:Q", title="complexity"),
             y=value,
@@ -198,9 +198,10 @@ def _progress(run: Run, rivals: Sequence[Run]) -> Figure | None:
             color=alt.Color(
                 "run:N",
                 scale=alt.Scale(domain=names, range=some_colours(len(names))),
-                legend=alt.Legend(orient="top", title=None, columns=2, labelLimit=260),
+                legend=alt.Legend(orient="top", columns=2, labelLimit=260),
+                title=None,
             ),
-            strokeDash=alt.StrokeDash("run:N", scale=alt.Scale(domain=names), legend=None),
+            strokeDash=alt.StrokeDash("run:N", scale=alt.Scale(domain=names), title=None),
             tooltip=["run:N", "evaluations:Q", "value:Q", "formula:N"],
         )
     )
@@ -208,12 +209,12 @@ def _progress(run: Run, rivals: Sequence[Run]) -> Figure | None:
     if run.baselines:
         best = run.baselines[0]
         known = [{"value": best["value"], "name": f"{best['name']} (best hand-made)"}]
-        rule = alt.Chart(data(known)).mark_rule(strokeDash=[4, 4], style="known")
-        label = alt.Chart(data(known)).mark_text(align="left", dy=-6, style="label")
+        rule = alt.Chart(data(known)).mark_rule(strokeDash=[4, 4])
+        label = alt.Chart(data(known)).mark_text(align="right", dy=-6)
         layers = (
             lines
             + rule.encode(y="value:Q")
-            + label.encode(y="value:Q", x=alt.value(4), text="name:N")
+            + label.encode(y="value:Q", x=alt.value("width"), text="name:N")
         )
     beside = "; runs under the same protocol are drawn beside it" if rivals else ""
     return Figure(
@@ -265,10 +266,9 @@ def _words(run: Run) -> Figure | None:
 
 
 def _rungs(run: Run) -> Figure | None:
-    ladder = {f"{step['fidelity']:.3g}": step for step in run.summary["ladder"]}
     rows = [
         {
-            "rung": f"{fidelity:.3g}",
+            "rung": fidelity,
             "cheap": value,
             "full": event.value,
             "formula": to_infix(parse(event.text)),
@@ -280,10 +280,9 @@ def _rungs(run: Run) -> Figure | None:
         return None
     told = ", ".join(
         f"{100 * step['fidelity']:.0f} %: {step['rank_correlation']:.2f}"
-        for step in ladder.values()
+        for step in run.summary["ladder"]
         if step["rank_correlation"] is not None
     )
-    rungs = sorted({str(row["rung"]) for row in rows}, key=float)
     chart = (
         alt.Chart(data(rows))
         .mark_point(filled=True, size=60, opacity=0.8)
@@ -291,11 +290,11 @@ def _rungs(run: Run) -> Figure | None:
             x=alt.X("cheap:Q", title="value on the cheap rung", scale=alt.Scale(zero=False)),
             y=alt.Y("full:Q", title=in_words(run.objective), scale=alt.Scale(zero=False)),
             color=alt.Color(
-                "rung:N",
-                scale=alt.Scale(domain=rungs, range=some_colours(len(rungs))),
-                legend=alt.Legend(orient="top", title="share of full cost"),
+                "rung:Q",
+                scale=alt.Scale(range=[COLOURS["orange"], COLOURS["blue"]]),
+                legend=alt.Legend(orient="top", title="share of full cost", format=".0%"),
             ),
-            tooltip=["formula:N", "rung:N", "cheap:Q", "full:Q"],
+            tooltip=["formula:N", "rung:Q", "cheap:Q", "full:Q"],
         )
     )
     return Figure(
@@ -337,7 +336,7 @@ def _lineage(run: Run) -> Figure | None:
     value = alt.Y("value:Q", title=in_words(run.objective), scale=alt.Scale(zero=False))
     lines = (
         alt.Chart(data(edges))
-        .mark_rule(style="known", opacity=0.7)
+        .mark_rule(opacity=0.7)
         .encode(x="slot:Q", y=value, x2="to_slot", y2="to_value")
     )
     points = (

@@ -92,6 +92,9 @@ def illustrations(report: Mapping[str, Any], suffix: str) -> list[Figure | None]
     ]
 
 
+_SHARES = {"kept": "share kept", "shared": "share that both keep"}
+
+
 def _heat(
     rows: Sequence[Mapping[str, Any]], field: str, name: str, title: str, caption: str
 ) -> Figure | None:
@@ -108,7 +111,7 @@ def _heat(
             color=alt.Color(
                 f"{field}:Q",
                 scale=alt.Scale(scheme="viridis", zero=False),
-                legend=alt.Legend(orient="top", title=f"share {field}", format=".0%"),
+                legend=alt.Legend(orient="top", title=_SHARES[field], format=".0%"),
             ),
             tooltip=["layer:O", "module:N", alt.Tooltip(f"{field}:Q", format=".2%")],
         )
@@ -219,12 +222,15 @@ def _curve(what: Mapping[str, str], rows: list[dict[str, Any]]) -> Figure | None
         color=alt.Color(
             "metric:N",
             scale=alt.Scale(domain=names, range=some_colours(len(names))),
-            legend=alt.Legend(orient="top", title=None, columns=3),
+            legend=alt.Legend(orient="top", columns=3),
+            title=None,
         ),
         tooltip=["metric:N", "sparsity:Q", "perplexity:Q", "low:Q", "high:Q"],
     )
     value = alt.Y("perplexity:Q", scale=alt.Scale(type="log", nice=False))
-    lines = base.mark_line(point=True).encode(y=value, strokeDash=alt.StrokeDash("metric:N"))
+    lines = base.mark_line(point=True).encode(
+        y=value, strokeDash=alt.StrokeDash("metric:N", title=None)
+    )
     bars = base.mark_rule().encode(y="low:Q", y2="high")
     return Figure(
         "curves",

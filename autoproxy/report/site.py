@@ -190,7 +190,9 @@ _OF_REPORTS = ("comparison", "kept", "shared", "order")
 def _lead(run: Run) -> str:
     counts, search = run.summary["funnel"], run.summary["search"]
     return (
-        f"A search in the space {run.summary['space']!r} on {heading(run.summary['protocol'])}. "
+        "A search bred formulas, dropped the hopeless and the known ones unmeasured, and measured "
+        f"the rest. It looked in the space {run.summary['space']!r}, on "
+        f"{heading(run.summary['protocol'])}. "
         f"Of {counts['proposed']:,} proposals {counts['measured']:,} were measured in full, for "
         f"{search['spent']:.4g} full evaluations in {run.summary['seconds']:,.0f} seconds; it "
         f"ended because {search['stopped'] or 'it was stopped'}."

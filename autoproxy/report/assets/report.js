@@ -23,10 +23,8 @@ function look() {
     header: words,
     title: { color: text, font: font },
     view: { stroke: line },
-    style: {
-      label: { fill: text, fontSize: 11 },
-      known: { stroke: page.getPropertyValue("--soft").trim() },
-    },
+    text: { color: text },
+    rule: { color: page.getPropertyValue("--soft").trim() },
   };
 }
 
