@@ -8,10 +8,9 @@ from typing import Any, TypeAlias
 from deap import gp
 
 from autoproxy.errors import ConfigError
-from autoproxy.language.canonical import canonical
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, constant
-from autoproxy.language.parse import kind_of, of_numbers, operand_kinds, parse
+from autoproxy.language.parse import kind_of, of_numbers, operand_kinds
 from autoproxy.language.primitive import Primitive
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import FLOWING_KINDS, Kind
@@ -63,7 +62,7 @@ class Grammar:
         self.set = gp.PrimitiveSetTyped(space.name, [], _TYPES[space.root])
         self._overloads: dict[tuple[str, tuple[Kind, ...]], gp.Primitive] = {}
         self._heads: dict[str, str] = {}
-        self._leaf_forms = {name: canonical(parse(text)) for name, text in space.leaves.items()}
+        self._leaf_forms = {name: space.leaf(name) for name in space.leaves}
         self._leaf_names = {form: name for name, form in self._leaf_forms.items()}
         for primitive in CATALOG.values():
             self._add(primitive)
