@@ -126,6 +126,7 @@ class Session:
     @contextlib.contextmanager
     def _new_folder(self, name: str) -> Iterator[None]:
         folder = self.workspace.run_folder(name)
+        self.workspace.remember_ledger(name)
         write_text(folder / "run.toml", replace(self.plan, name=name).to_toml())
         with self.workspace.locked(name):
             yield
@@ -137,9 +138,13 @@ def resume_session(
     """Return the session that goes on with `run` (default: the latest), with any crew.
 
     Raises:
-        ConfigError: There is no such run, or another process is at work on it.
+        ConfigError: There is no such run, another process is at work on it, or its ledger is not
+            to be found.
     """
     name = workspace.existing_run(run)
+    workspace, told = workspace.at_ledger_of(name)
+    if told is not None:
+        show(Progress("statistics", notice=told))
     with workspace.locked(name):
         plan = make_plan(workspace.run_folder(name) / "run.toml", run={}, search={}, evaluator={})
     return Session(plan, workspace, show, name, crew or Crew())
