@@ -18,7 +18,7 @@ from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.commands.summary import Findings, summarise
 from autoproxy.commands.worker import Job
-from autoproxy.commands.workspace import Workspace, write_json, write_text
+from autoproxy.commands.workspace import Workspace, name_after, write_json, write_text
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
@@ -111,11 +111,7 @@ class Session:
         if self.plan.name is not None:
             return self.plan.name
         taken = self.workspace.runs()
-        words = [space.name, protocol.get("model", ""), protocol.get("condition", "")]
-        base = "-".join(
-            "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words
-        )
-        base = f"{base}-s{self.plan.search.seed}"
+        base = f"{name_after(space.name, protocol)}-s{self.plan.search.seed}"
         number = 2
         name = base
         while name in taken:

@@ -269,6 +269,18 @@ def _unwritable(path: Path, error: OSError) -> StorageError:
     )
 
 
+def name_after(space: str, protocol: Mapping[str, Any]) -> str:
+    """Return how what was done in a space under a protocol is called, as folders may be.
+
+    >>> name_after("importance", {"model": "org/llama", "condition": "2:4"})
+    'importance-org-llama-2-4'
+    """
+    words = [space, protocol.get("model", ""), protocol.get("condition", "")]
+    return "-".join(
+        "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words
+    )
+
+
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     """Return TOML of tables of plain values; None is left out, as TOML has none.
 
