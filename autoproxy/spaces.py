@@ -8,6 +8,7 @@ from typing import Any
 
 from autoproxy.errors import ConfigError, ExpressionError, unknown_name
 from autoproxy.evaluation import content_hash
+from autoproxy.language.canonical import canonical
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
@@ -120,6 +121,10 @@ class SearchSpace:
                 **({"leaves": dict(self.leaves)} if self.leaves else {}),
             }
         )
+
+    def leaf(self, terminal: str) -> Expression:
+        """Return what is written where a terminal is drawn: its leaf, or itself."""
+        return canonical(parse(self.leaves.get(terminal, terminal)))
 
     def baseline(self, name: str) -> Baseline:
         """Return the hand-made metric called `name`.

@@ -42,6 +42,7 @@ from autoproxy.language.parse import parse
 from autoproxy.language.types import Kind
 from autoproxy.spaces import SearchSpace
 from search_spaces.handmade_proxies import HAND_MADE
+from search_spaces.published import STEADY_STATE
 
 UNARY = (
     "log",
@@ -275,26 +276,14 @@ def _over(layers: str, text: str) -> str:
 
 AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
     {
+        **STEADY_STATE,
         "evaluations": 1080.0,  # 80 and 1000
         "population": 80,
-        "batch": 1,
         "first_batch": 80,
         "crossover": 0.5,  # and mutation half of the time, each by its own coin
         "mutation": 0.5,
-        "immigrants": 0.0,
         "tournament": 2,  # parents are drawn from the better half
-        "tries": 1,
-        "selection": "best",
         "same": "nothing",
-        "islands": 1,
-        "lag": 0,
-        "lifespan": 0,
-        "tune": 0.0,
-        "reject": 0.0,
-        "promote": 1.0,
-        "race": False,
-        "finalists": 1,  # the best on the labels of the search is the result
-        "seeds": False,
     }
 )
 """How it was searched, in all options that a search has."""

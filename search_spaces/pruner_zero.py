@@ -29,6 +29,7 @@ from autoproxy.language.pruner_zero import OPERATIONS, TERMINALS
 from autoproxy.language.types import Kind
 from autoproxy.spaces import SearchSpace
 from search_spaces.importance import BASELINES
+from search_spaces.published import STEADY_STATE
 
 LEAVES: Mapping[str, str] = MappingProxyType(
     {"W": TERMINALS["W"], "g_norm": TERMINALS["G"], "x_norm": TERMINALS["X"]}
@@ -39,26 +40,14 @@ _PAIRS = ("add", "sub", "mul", "pz_div")
 
 AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
     {
+        **STEADY_STATE,
         "evaluations": 350.0,  # 50 and 300
         "population": 50,
-        "batch": 1,
         "first_batch": 50,
         "crossover": 1.0,  # every offspring has two parents,
         "mutation": 0.5,  # and half of them are then mutated
-        "immigrants": 0.0,
         "tournament": 5,  # of the code that its trees come from; it gives no number itself
-        "tries": 1,
-        "selection": "best",
         "same": "key",  # its opposing-operation simplification, and what is then alike
-        "islands": 1,
-        "lag": 0,
-        "lifespan": 0,
-        "tune": 0.0,
-        "reject": 0.0,
-        "promote": 1.0,
-        "race": False,
-        "finalists": 1,
-        "seeds": False,
     }
 )
 """How it was searched, in all options that a search has."""

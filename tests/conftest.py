@@ -1,6 +1,8 @@
 """What all tests share: one thread, no network, examples that repeat, and the shared notes."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from autoproxy.cli import main
+from tests.autoproxy.chores import Cluster
 from tests.saying import Run, Said
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +35,16 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no {folder}: models and texts are not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A Dask cluster on this machine, for the tests of one file."""
+    pytest.importorskip("distributed")
+    own = Cluster()
+    own.wait()
+    yield own
+    own.stop(signal.SIGTERM)
 
 
 @pytest.fixture

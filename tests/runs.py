@@ -9,6 +9,20 @@ from typing import Any
 from autoproxy.commands.workspace import to_toml
 from tests.evaluators.tiny import tiny_options
 
+SPACES = [
+    "blocks",
+    "channels",
+    "heads",
+    "importance",
+    "importance-small",
+    "lpzero",
+    "prediction",
+    "prediction-data",
+    "pruner-zero",
+]
+EVALUATORS = ["prediction", "pruning", "several", "shrinking"]
+"""What `autoproxy list` names, which are those that come with the program."""
+
 SEARCH: Mapping[str, Any] = {
     "seed": 3,
     "evaluations": 8.0,

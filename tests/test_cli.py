@@ -26,7 +26,7 @@ from autoproxy.language.program import Program
 from autoproxy.ledger.schema import SCHEMA_VERSION
 from tests.autoproxy.export.drawn import arguments, inputs
 from tests.evaluators.tiny import edit_json
-from tests.runs import SEARCH, flags, outcome_of_run, rows, write_run_file
+from tests.runs import EVALUATORS, SEARCH, SPACES, flags, outcome_of_run, rows, write_run_file
 from tests.saying import Run, refused
 
 ROOT = Path(__file__).parents[1]
@@ -334,18 +334,8 @@ def test_evaluate_measures_what_the_report_measured(place: Place, run: Run) -> N
 
 def test_list_and_doctor(place: Place, run: Run) -> None:
     listed = run("list", "--results", place.results, "--json").json
-    assert listed["spaces"] == [
-        "blocks",
-        "channels",
-        "heads",
-        "importance",
-        "importance-small",
-        "lpzero",
-        "prediction",
-        "prediction-data",
-        "pruner-zero",
-    ]
-    assert listed["evaluators"] == ["prediction", "pruning", "several", "shrinking"]
+    assert listed["spaces"] == SPACES
+    assert listed["evaluators"] == EVALUATORS
     assert listed["runs"] == ["tiny-run"]
     assert "wanda" in {row["name"] for row in listed["baselines"]}
     assert all(row["meaning"] and row["unit"] for row in listed["terminals"])

@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.autoproxy.chores import Cluster
 from tests.runs import outcome_of_run, write_run_file
 
 ROOT = Path(__file__).parents[1]
@@ -37,15 +35,6 @@ def alone(place: Path, run_file: Path) -> dict[str, Any]:
     done = start(run_file, place / "alone", [])
     assert done.wait(600) == 0
     return outcome_of_run(place / "alone")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    pytest.importorskip("distributed")
-    own = Cluster()
-    own.wait()
-    yield own
-    own.stop(signal.SIGTERM)
 
 
 def start(run_file: Path, results: Path, words: list[str]) -> subprocess.Popen[bytes]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import EVALUATORS, SPACES
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -97,18 +99,8 @@ def test_it_works_far_from_the_checkout(environment: Path, tmp_path: Path) -> No
     assert where.startswith(str(environment))
     assert "search" in call(environment, tmp_path, "autoproxy", "--help")
     listed = json.loads(call(environment, tmp_path, "autoproxy", "list", "--json"))
-    assert listed["spaces"] == [
-        "blocks",
-        "channels",
-        "heads",
-        "importance",
-        "importance-small",
-        "lpzero",
-        "prediction",
-        "prediction-data",
-        "pruner-zero",
-    ]
-    assert listed["evaluators"] == ["prediction", "pruning", "several", "shrinking"]
+    assert listed["spaces"] == SPACES
+    assert listed["evaluators"] == EVALUATORS
     assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
 
 

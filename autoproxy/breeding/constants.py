@@ -19,7 +19,27 @@ DRAWS = 32
 
 _MARK = re.compile(r"\?\^?")
 
-_FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
+FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
+"""The exponents of the primitives that are powers, too."""
+
+
+def stepped_exponent(exponent: float, step: float) -> float:
+    """Return an exponent after a step up or down, within its range and of two decimals.
+
+    >>> stepped_exponent(0.5, 0.254), stepped_exponent(3.9, 1.0)
+    (0.75, 4.0)
+    """
+    low, high = EXPONENT_RANGE
+    return min(high, max(low, round(exponent + step, 2)))
+
+
+def stepped_factor(factor: float, step: float) -> float:
+    """Return a factor after so many doublings, of two digits.
+
+    >>> stepped_factor(3.0, 1.0), stepped_factor(-100.0, -0.5)
+    (6.0, -71.0)
+    """
+    return float(f"{factor * 2**step:.2g}")
 
 
 @lru_cache(maxsize=10_000)
@@ -76,8 +96,8 @@ def _shape(node: Expression, numbers: list[float], *, powers: bool, mark: str = 
     if not node.operands:
         return node.head
     first = _shape(node.operands[0], numbers, powers=powers)
-    if powers and node.head in _FIXED_POWERS:
-        numbers.append(_FIXED_POWERS[node.head])
+    if powers and node.head in FIXED_POWERS:
+        numbers.append(FIXED_POWERS[node.head])
         return f"pow({first}, ?^)"
     mark = "?^" if node.head == "pow" else "?"
     rest = [_shape(o, numbers, powers=powers, mark=mark) for o in node.operands[1:]]
@@ -89,10 +109,9 @@ def _steps(shape: str, numbers: Sequence[float], rng: random.Random) -> list[flo
     moved = []
     for mark, number in zip(_MARK.findall(shape), numbers, strict=True):
         if mark == "?^":
-            low, high = EXPONENT_RANGE
-            moved.append(min(high, max(low, round(number + rng.gauss(0.0, 0.25), 2))))
+            moved.append(stepped_exponent(number, rng.gauss(0.0, 0.25)))
         else:
-            moved.append(float(f"{number * 2 ** rng.gauss(0.0, 0.5):.2g}"))
+            moved.append(stepped_factor(number, rng.gauss(0.0, 0.5)))
     return moved
 
 

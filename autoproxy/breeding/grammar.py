@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 from deap import gp
 
+from autoproxy.breeding.constants import FIXED_POWERS
 from autoproxy.errors import ConfigError
-from autoproxy.language.canonical import canonical
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, constant
-from autoproxy.language.parse import kind_of, of_numbers, operand_kinds, parse
+from autoproxy.language.parse import kind_of, of_numbers, operand_kinds
 from autoproxy.language.primitive import Primitive
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import FLOWING_KINDS, Kind
@@ -46,7 +46,6 @@ def _kind_type(rank: int, kind: Kind) -> _KindType:
 _TYPES = {kind: _kind_type(rank, kind) for rank, kind in enumerate(Kind)}
 
 
-_FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
 _BARE = "="
 """In a tree, what a terminal begins with that stands for itself and not for its leaf."""
 
@@ -63,7 +62,7 @@ class Grammar:
         self.set = gp.PrimitiveSetTyped(space.name, [], _TYPES[space.root])
         self._overloads: dict[tuple[str, tuple[Kind, ...]], gp.Primitive] = {}
         self._heads: dict[str, str] = {}
-        self._leaf_forms = {name: canonical(parse(text)) for name, text in space.leaves.items()}
+        self._leaf_forms = {name: space.leaf(name) for name in space.leaves}
         self._leaf_names = {form: name for name, form in self._leaf_forms.items()}
         for primitive in CATALOG.values():
             self._add(primitive)
@@ -144,13 +143,13 @@ class Grammar:
 
     def is_power(self, node: Node) -> bool:
         """Return whether a node is a fixed power that `as_power` can write with its exponent."""
-        known = isinstance(node, gp.Primitive) and self._heads[node.name] in _FIXED_POWERS
+        known = isinstance(node, gp.Primitive) and self._heads[node.name] in FIXED_POWERS
         return known and "pow" in self.space.primitives
 
     def as_power(self, node: gp.Primitive) -> tuple[gp.Primitive, gp.Terminal]:
         """Return `pow` for the operand of a root or square, and the exponent it had."""
         (kind,) = (kind for kind, known in _TYPES.items() if known is node.args[0])
-        exponent = _FIXED_POWERS[self._heads[node.name]]
+        exponent = FIXED_POWERS[self._heads[node.name]]
         overload = self._overloads["pow", (kind, Kind.EXPONENT)]
         return overload, self.constant_node(exponent, _TYPES[Kind.EXPONENT])
 

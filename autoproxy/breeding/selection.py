@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
 
 from deap import base, tools
 
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.running import running_cost
+from autoproxy.seeding import lend_to_global
 
 
 class _Fitness(base.Fitness):  # type: ignore[misc]  # DEAP has no types
@@ -20,8 +22,15 @@ class _Entrant:
 
     def __init__(self, individual: Individual, objective: Objective, *, cost: bool = False) -> None:
         self.individual = individual
-        price = running_cost(individual.expression) if cost else 0.0
-        self.fitness = _Fitness((objective.sign * individual.value, individual.complexity, price))
+        self._objective = objective
+        self._cost = cost
+
+    @cached_property
+    def fitness(self) -> _Fitness:
+        """Made when it is asked for: a tournament asks a few of a large pool."""
+        one = self.individual
+        price = running_cost(one.expression) if self._cost else 0.0
+        return _Fitness((self._objective.sign * one.value, one.complexity, price))
 
 
 def survivors(
@@ -48,9 +57,9 @@ def survivors(
 def tournament(
     pool: Sequence[Individual], rng: random.Random, size: int, objective: Objective
 ) -> Individual:
-    """Return the best, by value and then by complexity, of `size` drawn with replacement.
-
-    DEAP's `selTournament` draws and chooses alike, but wants a fitness made for the whole pool.
-    """
-    drawn = [rng.choice(pool) for _ in range(size)]
-    return min(drawn, key=lambda one: (objective.sign * one.value, one.complexity))
+    """Return the best, by value and then by complexity, of `size` drawn with replacement."""
+    entrants = [_Entrant(individual, objective) for individual in pool]
+    with lend_to_global(rng):
+        (winner,) = tools.selTournament(entrants, 1, size)
+    found: Individual = winner.individual
+    return found

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from deap import gp
 
+from autoproxy.breeding.constants import stepped_exponent, stepped_factor
 from autoproxy.breeding.grammar import Grammar, Node
 from autoproxy.language.expression import Expression, constant
-from autoproxy.language.primitive import EXPONENT_RANGE
 from autoproxy.language.types import Kind
 from autoproxy.seeding import lend_to_global
 
@@ -125,10 +125,9 @@ def _constant(grammar: Grammar, tree: gp.PrimitiveTree) -> gp.PrimitiveTree:
         node = exponent
     value = float(node.value)
     if node.ret is grammar.type_of(Kind.EXPONENT):
-        low, high = EXPONENT_RANGE
-        value = min(high, max(low, round(value + random.gauss(0.0, 0.25), 2)))
+        value = stepped_exponent(value, random.gauss(0.0, 0.25))
     else:
-        value = float(f"{value * 2 ** random.gauss(0.0, 1.0):.2g}")
+        value = stepped_factor(value, random.gauss(0.0, 1.0))
     tree[index] = grammar.constant_node(value, node.ret)
     return tree
 

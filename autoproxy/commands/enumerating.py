@@ -8,7 +8,7 @@ from autoproxy.commands import loading
 from autoproxy.commands.memory import LedgerMemory
 from autoproxy.commands.metrics import find_metric
 from autoproxy.commands.progress import Clock, Progress, Show
-from autoproxy.commands.workspace import Workspace, write_json
+from autoproxy.commands.workspace import Workspace, name_after, write_json
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Failed, content_hash
 from autoproxy.export.formula import to_infix
@@ -131,12 +131,8 @@ def _check_provided(against: Mapping[str, Expression], evaluator: loading.OpenEv
 def _name(order: EnumerateOrder, space: SearchSpace, found: Mapping[str, Any]) -> str:
     """Return the name of the folder: what was enumerated, and a hash of all that decides it."""
     protocol = found["protocol"]
-    words = [space.name, protocol.get("model", ""), protocol.get("condition", "")]
-    base = "-".join(
-        "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words
-    )
     digest = content_hash([dict(protocol), space.digest, order.size, order.full])
-    return f"{base}-size{order.size}-{digest[:8]}"
+    return f"{name_after(space.name, protocol)}-size{order.size}-{digest[:8]}"
 
 
 class _Certifying:

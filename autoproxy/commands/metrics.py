@@ -12,7 +12,7 @@ from autoproxy.errors import ConfigError, ExpressionError, unknown_name
 from autoproxy.evaluation import Individual
 from autoproxy.export.best_tree import from_tree, is_tree, write_best_tree
 from autoproxy.export.formula import to_infix, to_latex, to_sympy
-from autoproxy.export.manifest import from_json, to_json
+from autoproxy.export.manifest import from_json, read_json, to_json
 from autoproxy.export.proxy import ORIENTATION, proxy_source, taken_names
 from autoproxy.export.python import python_source
 from autoproxy.language.blindness import Blindness
@@ -262,12 +262,7 @@ def _of_run(workspace: Workspace, run: str) -> tuple[str, Expression, dict[str, 
 
 
 def _of_file(path: Path) -> tuple[str, Expression, dict[str, str]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    content = read_json(path)
     if is_tree(content):
         return path.stem, canonical(from_tree(content, f"the root of {path}")), {"source": _FOREIGN}
     expression, sheet = from_json(content)

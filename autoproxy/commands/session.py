@@ -18,7 +18,7 @@ from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.commands.summary import Findings, summarise
 from autoproxy.commands.worker import Job
-from autoproxy.commands.workspace import Workspace, write_json, write_text
+from autoproxy.commands.workspace import Workspace, name_after, write_json, write_text
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
@@ -113,11 +113,7 @@ class Session:
         if self.plan.name is not None:
             return self.plan.name
         taken = self.workspace.runs()
-        words = [space.name, protocol.get("model", ""), protocol.get("condition", "")]
-        base = "-".join(
-            "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words
-        )
-        base = f"{base}-s{self.plan.search.seed}"
+        base = f"{name_after(space.name, protocol)}-s{self.plan.search.seed}"
         number = 2
         name = base
         while name in taken:
@@ -128,6 +124,7 @@ class Session:
     @contextlib.contextmanager
     def _new_folder(self, name: str) -> Iterator[None]:
         folder = self.workspace.run_folder(name)
+        self.workspace.remember_ledger(name)
         write_text(folder / "run.toml", replace(self.plan, name=name).to_toml())
         with self.workspace.locked(name):
             yield
@@ -139,9 +136,13 @@ def resume_session(
     """Return the session that goes on with `run` (default: the latest), with any crew.
 
     Raises:
-        ConfigError: There is no such run, or another process is at work on it.
+        ConfigError: There is no such run, another process is at work on it, or its ledger is not
+            to be found.
     """
     name = workspace.existing_run(run)
+    workspace, told = workspace.at_ledger_of(name)
+    if told is not None:
+        show(Progress("statistics", notice=told))
     with workspace.locked(name):
         plan = make_plan(workspace.run_folder(name) / "run.toml", run={}, search={}, evaluator={})
     return Session(plan, workspace, show, name, crew or Crew())

@@ -8,13 +8,18 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from autoproxy.errors import ConfigError, StorageError, unknown_name
+from autoproxy.ledger.connection import without_account
+
+_LEDGER = "ledger.sqlite"
+_LEDGER_NOTE = "ledger.txt"
+"""File in a run's folder that says where its ledger is, where that is not the results folder."""
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -35,7 +40,7 @@ class Workspace:
     @property
     def ledger(self) -> Path | str:
         """The database of every evaluation."""
-        return self.place or self.folder / "ledger.sqlite"
+        return self.place or self.folder / _LEDGER
 
     @property
     def reports(self) -> Path:
@@ -110,6 +115,49 @@ class Workspace:
         if run not in known:
             raise ConfigError(unknown_name("run", run, known))
         return run
+
+    def remember_ledger(self, run: str) -> None:
+        """Keep in the folder of `run` where its ledger is, if that was said; never an account."""
+        if self.place is not None:
+            write_text(self.run_folder(run) / _LEDGER_NOTE, f"{self._ledger_note}\n")
+
+    def at_ledger_of(self, run: str) -> tuple["Workspace", str | None]:
+        """Return this workspace with the ledger that `run` was begun in, and a word on that.
+
+        A place that was said stands, even if it is another.
+
+        Raises:
+            ConfigError: The ledger is gone, or in a database, whose account is not kept.
+        """
+        note = self.run_folder(run) / _LEDGER_NOTE
+        before = note.read_text(encoding="utf-8").strip() if note.exists() else None
+        if before is None and (self.folder / _LEDGER).exists():
+            before = _LEDGER
+        if before is None or before == self._ledger_note:
+            return self, None
+        if self.place is not None:
+            return self, (
+                f"run {run!r} had its ledger at {before} and goes on with {self._ledger_note}: "
+                "what is not there is measured again"
+            )
+        if "://" in before:
+            raise ConfigError(
+                f"run {run!r} has its ledger in the database {before}, whose account is not kept; "
+                "give --ledger again, or AUTOPROXY_LEDGER"
+            )
+        file = (self.folder / before).resolve()
+        if not file.exists():
+            raise ConfigError(
+                f"run {run!r} has its ledger in {file}, which is not there; if it was moved, say "
+                "where it is: --ledger FILE"
+            )
+        return replace(self, place=str(file)), f"the ledger of run {run!r} is {file}"
+
+    @property
+    def _ledger_note(self) -> str:
+        """Where the ledger is: as seen from the results folder, since both may be moved."""
+        place = without_account(self.ledger)
+        return place if "://" in place else os.path.relpath(place, self.folder.resolve())
 
     @contextlib.contextmanager
     def locked(self, run: str) -> Iterator[None]:
@@ -223,6 +271,18 @@ def _unwritable(path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"{path} cannot be written: {error.strerror or error}; free some space or choose "
         "another folder with --results DIR"
+    )
+
+
+def name_after(space: str, protocol: Mapping[str, Any]) -> str:
+    """Return how what was done in a space under a protocol is called, as folders may be.
+
+    >>> name_after("importance", {"model": "org/llama", "condition": "2:4"})
+    'importance-org-llama-2-4'
+    """
+    words = [space, protocol.get("model", ""), protocol.get("condition", "")]
+    return "-".join(
+        "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words
     )
 
 

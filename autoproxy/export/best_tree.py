@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoproxy.errors import ConfigError, unknown_name
+from autoproxy.export.manifest import read_json
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import MAX_DEPTH, parse
@@ -37,13 +38,7 @@ def read_best_tree(path: Path) -> Expression:
     Raises:
         ConfigError: There is no such file, or it holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}; give a best_tree.json") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
-    return from_tree(content, f"the root of {path}")
+    return from_tree(read_json(path), f"the root of {path}")
 
 
 def is_tree(content: object) -> bool:

@@ -1,6 +1,8 @@
 """A metric as JSON: its text form and its data sheet."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autoproxy.errors import ConfigError
@@ -26,6 +28,21 @@ def to_json(expression: Expression, data_sheet: Mapping[str, str]) -> dict[str, 
         "key": key(expression),
         "data_sheet": dict(data_sheet),
     }
+
+
+def read_json(path: Path) -> object:
+    """Return what a JSON file holds.
+
+    Raises:
+        ConfigError: There is no such file, or it is no JSON.
+    """
+    try:
+        content: object = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    return content
 
 
 def from_json(content: object) -> tuple[Expression, Mapping[str, str]]:

@@ -95,6 +95,23 @@ def without_password(url: str) -> str:
     return re.sub(r"(?i)(password=)[^&]*", r"\1***", bare)
 
 
+def without_account(where: Path | str) -> str:
+    """Return where a ledger is as it may be kept in a file: a whole path, or a URL of no account.
+
+    Raises:
+        StorageError: It is no URL.
+
+    >>> without_account("postgresql://me:secret@host:5433/db?sslmode=require&password=secret")
+    'postgresql://host:5433/db'
+    """
+    url = _url(where)
+    if url.get_backend_name() == "sqlite":
+        return str(Path(url.database or "").resolve())
+    backend = url.get_backend_name()
+    bare = URL.create(backend, host=url.host, port=url.port, database=url.database)
+    return bare.render_as_string()
+
+
 def _configure_sqlite(connection: Any, _record: object) -> None:
     """Set what makes SQLite safe under `kill -9` and several processes.
 

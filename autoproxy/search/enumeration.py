@@ -217,10 +217,8 @@ class Enumeration:
 
     def _trees(self, size: int) -> Iterator[tuple[Kind, Expression]]:
         """Yield all trees of a size whose parts stand for all of their value."""
-        if size == 1:
-            for kind, leaves in self.words.leaves.items():
-                yield from ((kind, leaf) for leaf in leaves)
-            return
+        for kind in self.words.leaves:
+            yield from ((kind, leaf) for leaf in self.words.leaves_of(kind, size))
         for formation in self.words.formations:
             for sizes in splits(size - 1, len(formation.operands)):
                 if not _mirrored(formation, sizes):

@@ -33,7 +33,7 @@ class Words:
 
     Attributes:
         root: Kind of a whole formula.
-        leaves: Terminals and numbers, by kind.
+        leaves: What is written for terminals, and numbers, by kind; of one node or more.
         formations: Ways to make a value out of others.
     """
 
@@ -46,7 +46,7 @@ class Words:
         """Return the words of a space, with its grid of constants and exponents."""
         leaves: dict[Kind, list[Expression]] = {}
         for name in space.terminals:
-            leaves.setdefault(VOCABULARY[name].kind, []).append(Expression(name))
+            leaves.setdefault(VOCABULARY[name].kind, []).append(space.leaf(name))
         numbers = list(dict.fromkeys(map(constant, space.constants)))
         for kind in (Kind.SCALAR, *([Kind.MODEL] if space.root is Kind.MODEL else [])):
             leaves.setdefault(kind, []).extend(numbers)
@@ -77,11 +77,14 @@ class Words:
 
         Where networks are compared, what is made of numbers alone counts as a Model, too.
         """
-        if size == 1:
-            return len(self.leaves.get(kind, ()))
         if (kind, size) not in self._known:
-            self._known[kind, size] = sum(count for _, _, count in self._ways(kind, size))
+            made = sum(count for _, _, count in self._ways(kind, size))
+            self._known[kind, size] = len(self.leaves_of(kind, size)) + made
         return self._known[kind, size]
+
+    def leaves_of(self, kind: Kind, size: int) -> tuple[Expression, ...]:
+        """Return the leaves of a kind that have so many nodes."""
+        return tuple(leaf for leaf in self.leaves.get(kind, ()) if leaf.size == size)
 
     def formulas(self, size: int) -> int:
         """Return how many trees of so many nodes are whole formulas of the space."""
@@ -118,9 +121,7 @@ class Words:
                     yield tree
 
     def _every(self, kind: Kind, size: int) -> Iterator[Expression]:
-        if size == 1:
-            yield from self.leaves.get(kind, ())
-            return
+        yield from self.leaves_of(kind, size)
         for formation, sizes, _ in self._ways(kind, size):
             pairs = zip(formation.operands, sizes, strict=True)
             for operands in product(*(tuple(self._every(*pair)) for pair in pairs)):
@@ -143,10 +144,14 @@ class Words:
                 return tree
 
     def _drawn(self, rng: random.Random, kind: Kind, size: int) -> Expression:
-        if size == 1:
-            return rng.choice(self.leaves[kind])
-        ways = list(self._ways(kind, size))
-        ((formation, sizes, _),) = rng.choices(ways, [count for _, _, count in ways])
+        leaves, ways = self.leaves_of(kind, size), list(self._ways(kind, size))
+        if not ways:
+            return rng.choice(leaves)
+        counts = [count for _, _, count in ways]
+        (way,) = rng.choices([*ways, None], [*counts, len(leaves)])
+        if way is None:
+            return rng.choice(leaves)
+        formation, sizes, _ = way
         pairs = zip(formation.operands, sizes, strict=True)
         return Expression(formation.head, tuple(self._drawn(rng, *pair) for pair in pairs))
 
@@ -158,7 +163,8 @@ def splits(total: int, parts: int) -> Iterator[tuple[int, ...]]:
     ([(1, 3), (2, 2), (3, 1)], [])
     """
     if parts == 1:
-        yield (total,)
+        if total >= 1:
+            yield (total,)
         return
     for first in range(1, total - parts + 2):
         yield from ((first, *rest) for rest in splits(total - first, parts - 1))

@@ -34,15 +34,6 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    pytest.importorskip("distributed")
-    own = Cluster()
-    own.wait()
-    yield own
-    own.stop(signal.SIGTERM)
-
-
-@pytest.fixture(scope="module")
 def loky() -> Iterator[Workers]:
     with open_workers("loky", jobs=2) as workers:
         yield workers
