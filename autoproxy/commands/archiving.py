@@ -23,6 +23,7 @@ def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -
         StorageError: The file cannot be written.
     """
     name = workspace.existing_run(run)
+    workspace, _ = workspace.at_ledger_of(name)
     with Ledger.open(workspace.ledger) as ledger:
         record = ledger.run(name)
         found = Archive.of(ledger, name)

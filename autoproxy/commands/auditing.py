@@ -92,6 +92,7 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
     """
     began = time.monotonic()
     name = workspace.existing_run(order.run)
+    workspace, _ = workspace.at_ledger_of(name)
     plan = make_plan(workspace.run_folder(name) / "run.toml", run={}, search={}, evaluator={})
     space = loading.space(plan.space)
     options = {"seed": plan.search.seed, **plan.options}
