@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from autoproxy.cli import main
+from evaluators.models import locate
 from tests.documents import (
     DOCS,
     FENCE,
@@ -240,10 +241,18 @@ def _follow(block: Block) -> None:
     if block.file:
         Path(block.file).write_text(block.code, encoding="utf-8")
     elif block.language == "python":
-        exec(compile(block.code, "page", "exec"), {})  # noqa: S102 - our own text
+        _execute(block.code, "page")
     elif block.language == "sh":
         for words in words_of(block.code):
             _run(words)
+
+
+def _execute(code: str, name: str) -> None:
+    """Run it; it prints what the comments `# -> ...` behind its prints say."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(compile(code, name, "exec"), {"__name__": "page"})  # noqa: S102 - our own text
+    promised = re.findall(r"print\(.*\)  # -> (.*)$", code, flags=re.MULTILINE)
+    assert [line for line in said.getvalue().splitlines() if line in promised] == promised
 
 
 def _run(words: list[str]) -> None:
@@ -269,8 +278,10 @@ RUN = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a folder with what the pages say was written before: `pruned` and `mine.py`."""
+    """Return a folder with what pages say was there before: models, `mine.py` and a text."""
     folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(locate("starter")[0], folder / "model")
+    (folder / "calibration.txt").write_text("The rain fell on the town all day. " * 80)
     metric = ["--metric", "abs(W) * x_norm ** 0.75"]
     kept = ["--results", str(folder / "results")]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -286,8 +297,7 @@ def test_python_runs(
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(place)
-    with contextlib.redirect_stdout(io.StringIO()):
-        exec(compile(code, name, "exec"), {"__name__": "page"})  # noqa: S102 - our own text
+    _execute(code, name)
 
 
 def test_pages_whose_python_is_run_elsewhere_name_the_test() -> None:
