@@ -42,12 +42,15 @@ bench: $(READY) ## Speed, as ratios to a named reference in the same run
 	$(BIN)/python benchmarks/bench_proxies.py
 	$(BIN)/python benchmarks/bench_workers.py
 
+docs: $(READY) ## The site of these pages, in docs/_build/html; no network
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+
 format: $(READY) ## Format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment and every cache, nothing of yours
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist build docs/_build
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,4 +60,4 @@ $(READY): pyproject.toml constraints.txt
 		-c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-.PHONY: help search test setup lint types pytest slow bench format clean
+.PHONY: help search test setup lint types pytest slow bench docs format clean

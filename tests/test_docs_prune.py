@@ -4,7 +4,6 @@ import ast
 import contextlib
 import io
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import pytest
 
 from autoproxy.cli import main
 from evaluators.writing import read_masks
-from tests.test_readme import FENCE, parse
+from tests.documents import DOCS, autoproxy_lines, blocks, parse, read
 
-TEXT = (Path(__file__).parents[1] / "docs" / "prune.md").read_text(encoding="utf-8")
-PYTHON = [code for language, code in FENCE.findall(TEXT) if language == "python"]
-SHELL = "".join(code for language, code in FENCE.findall(TEXT) if language == "sh")
+TEXT = read(DOCS / "prune.md")
+PYTHON = [block.code for block in blocks(TEXT, "python")]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +26,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("line", SHELL.splitlines())
-def test_commands_parse(line: str) -> None:
-    parse(shlex.split(line, comments=True)[1:])
+@pytest.mark.parametrize("words", autoproxy_lines(TEXT), ids=" ".join)
+def test_commands_parse(words: list[str]) -> None:
+    parse(words)
 
 
 def test_masks_are_read_as_it_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,47 +1,21 @@
 """The README: its Python runs, its commands exist, its links lead somewhere."""
 
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
-from autoproxy.cli import app
+from tests import documents
+from tests.documents import FENCE, ROOT, SHELL, autoproxy_lines, command_lines, parse
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+TEXT = documents.read(ROOT / "README.md")
 
 pytestmark = pytest.mark.skipif(not TEXT.strip(), reason="README.md is still empty")
 
 
 def blocks(*languages: str) -> list[str]:
     """Return the fenced blocks of these languages."""
-    return [code for language, code in FENCE.findall(TEXT) if language in languages]
-
-
-def command_lines() -> Iterator[list[str]]:
-    """Yield the words of every command in the shell blocks."""
-    for code in blocks("console", "sh", "bash", "shell"):
-        for line in code.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words:
-                yield words
-
-
-def autoproxy_lines() -> list[list[str]]:
-    return [words[1:] for words in command_lines() if Path(words[0]).name == "autoproxy"]
-
-
-def parse(words: list[str]) -> None:
-    """Parse a command line as the program does, and stop before the command runs."""
-    group: Any = typer.main.get_command(app)
-    context = group.make_context("autoproxy", list(words))
-    name, command, rest = group.resolve_command(context, list(words))
-    command.make_context(name, rest, parent=context)
+    return [block.code for block in documents.blocks(TEXT, *languages)]
 
 
 def test_nothing_is_left_to_fill_in() -> None:
@@ -50,7 +24,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 def test_python_comes_early() -> None:
     assert blocks("python")
-    assert blocks("console", "sh", "bash")
+    assert blocks(*SHELL)
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -59,7 +33,7 @@ def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - our own text
 
 
-@pytest.mark.parametrize("words", autoproxy_lines(), ids=" ".join)
+@pytest.mark.parametrize("words", autoproxy_lines(TEXT), ids=" ".join)
 def test_commands_parse(words: list[str]) -> None:
     parse(words)
 
@@ -73,10 +47,9 @@ def test_the_parser_bites() -> None:
 
 
 def test_the_targets_of_make_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for words in command_lines():
+    for words in command_lines(TEXT):
         if words[0] == "make":
-            assert set(words[1:]) <= targets
+            assert set(words[1:]) <= documents.targets_of_make()
 
 
 def test_links_and_folders_exist() -> None:
