@@ -17,6 +17,9 @@ COLUMNS = (
 )
 """Of the CSV: one line a formula, in the order of proposals."""
 
+_CUT = "\0"
+"""What a line that was cut off has where cells are missing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Archive:
@@ -49,7 +52,7 @@ class Archive:
             ConfigError: The text is something else.
         """
         events, rungs = [], {}
-        rows = csv.DictReader(io.StringIO(text))
+        rows = csv.DictReader(io.StringIO(text), restval=_CUT)
         if tuple(rows.fieldnames or ()) != COLUMNS:
             raise ConfigError(
                 f"the archive of run {run!r} should have the columns {', '.join(COLUMNS)}, but has "
@@ -84,6 +87,9 @@ class Archive:
 
 
 def _event(row: Mapping[str, str], run: str) -> Event:
+    """Return the event of a line; a line that was cut off has no last cell."""
+    if _CUT in row.values():
+        raise ValueError("it ends too early")
     return Event(
         run=run,
         slot=int(row["slot"]),

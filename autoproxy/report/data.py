@@ -69,7 +69,8 @@ def progress(events: Sequence[Event], objective: Objective) -> Iterator[Step]:
     """Yield each improvement of a run, and last where it ended.
 
     What is spent is the sum of the fidelities that formulas were measured at, in the order of
-    their proposals: a formula that climbs the ladder pays for each block once.
+    their proposals: a formula that climbs the ladder pays for each block once. Those that were
+    about to climb when the budget ended are missing at the end.
 
     >>> from autoproxy.evaluation import Direction
     >>> def event(slot, fate, fidelity, value):

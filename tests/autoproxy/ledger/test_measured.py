@@ -59,6 +59,7 @@ def test_other_programs_read_it() -> None:
         ("slot,text\n1,abs(W)\n", "but has slot, text"),
         (",".join(COLUMNS) + "\nx,0,o,measured,1,1,2,k,abs(W),,\n", "line 2"),
         (",".join(COLUMNS) + "\n1,0,o,measured,1,1,2,k,abs(W),,oops\n", "line 2"),
+        (",".join(COLUMNS) + "\n1,0,o,measu", "ends too early"),
     ],
 )
 def test_what_is_no_archive_is_told_so(text: str, said: str) -> None:
