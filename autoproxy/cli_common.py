@@ -30,6 +30,10 @@ Backend = Annotated[
 ]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask or Ray cluster.")]
 Devices = Annotated[str | None, typer.Option(help="CUDA devices, one worker each, such as 0,1.")]
+Track = Annotated[
+    str | None,
+    typer.Option(help="Log to tensorboard:FOLDER too; needs pip install 'autoproxy[tensorboard]'."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 
