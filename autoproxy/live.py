@@ -37,8 +37,8 @@ NOTES = 3
 TWO_COLUMNS = 90
 """Width from which the funnel stands beside the front."""
 
-FUNNEL_WIDTH = 34
-"""Columns of the funnel when it stands beside the front."""
+GAP = 4
+"""Columns between them."""
 
 
 @contextlib.contextmanager
@@ -69,6 +69,7 @@ def progress(
         console=console,
         screen=whole,
         transient=True,
+        refresh_per_second=2,
         redirect_stdout=False,
         redirect_stderr=not whole,
     )
@@ -99,8 +100,8 @@ class View:
 
     >>> console = Console(width=40, height=8, _environ={})
     >>> console.print(View(Progress("search", 3.0, 4.0, 60.0, run="a", best=("abs(W)", 0.5))))
-    a: search
-    ━━━━━━━━━━━━━━   3/4, 0:20 left, 3/min
+    search: a
+    ━━━━━━━━━━━━━╸     3/4, 0:20 left, 3/min
     best 0.5000
     abs(W)
     """
@@ -130,7 +131,7 @@ class _Screen:
             elif note not in self._notes:
                 self._notes.append(note)
         before = self._view.at
-        if before.front and not at.run:  # a stage that knows nothing of what the search found
+        if before.run and not at.run:  # a stage that knows nothing of what the search found
             at = replace(
                 before,
                 stage=at.stage,
@@ -238,27 +239,33 @@ def _lines(at: Progress, notes: Iterable[str], width: int, height: int) -> list[
     head: list[RenderableType] = [_line(_title(at), "bold"), *_bar(at, width)]
     head += [_line(text, "yellow") for text in textwrap.wrap(at.warning, width)]
     if at.best:
+        value = " ".join(filter(None, ("best", at.objective, f"{at.best[1]:.4f}")))
         beside = f"   {at.reference[0]} {at.reference[1]:.4f}" if at.reference else ""
-        head.append(_line(f"best {at.objective} {at.best[1]:.4f}{beside}".replace("  ", " ", 1)))
-        head.append(_line(at.best[0], "green"))
-    told = [_line(note, "dim") for note in list(notes)[-NOTES:]]
-    room = height - len(head) - len(told)
-    return [*head, *_details(at, width, room), *told][:height]
+        head += [_line(value + beside), _line(at.best[0], "green")]
+    room = max(0, height - len(head))
+    latest = list(notes)[::-1][: min(NOTES, room // 4)]
+    told = [_line(note, "dim") for note in reversed(latest)]
+    return [*head, *_details(at, width, room - len(told)), *told][:height]
 
 
 def _details(at: Progress, width: int, room: int) -> Sequence[RenderableType]:
     """Return the funnel and the front in at most `room` lines, beside each other if it is wide."""
     funnel, front = _funnel_rows(at), _front_rows(at)
-    if width >= TWO_COLUMNS and len(funnel) <= room:
-        both = Table.grid(padding=(0, 2))
-        both.add_column(width=FUNNEL_WIDTH, no_wrap=True)
-        both.add_column(no_wrap=True, overflow="ellipsis")
-        for left, right in zip_longest(funnel, _last(front, room), fillvalue=Text()):
-            both.add_row(left, right)
-        return [both] if both.rows else []
+    if width >= TWO_COLUMNS and front and 0 < len(funnel) <= room:
+        left = max(row.cell_len for row in funnel)
+        both = Table.grid(padding=(0, GAP, 0, 0))
+        both.add_column(width=left)
+        both.add_column(width=width - left - GAP)
+        for pair in zip_longest(funnel, _last(front, room), fillvalue=Text()):
+            both.add_row(*pair)
+        return [both]
     if len(funnel) + len(front) > room:
-        funnel = [_line(_counts(at.funnel))] if at.funnel else []
-    return [*funnel, *_last(front, room - len(funnel))][: max(0, room)]
+        most = max(1, room // 3)
+        told = textwrap.wrap(
+            _counts(at.funnel), width, max_lines=most, placeholder=" …", break_on_hyphens=False
+        )
+        funnel = [_line(text) for text in told]
+    return [*funnel, *_last(front, room - len(funnel))][:room]
 
 
 def _last(rows: Sequence[Text], room: int) -> list[Text]:
@@ -269,22 +276,20 @@ def _last(rows: Sequence[Text], room: int) -> list[Text]:
 
 
 def _title(at: Progress) -> str:
-    words = f"{at.run}: {at.stage}" if at.run else at.stage
-    return f"{words}, generation {at.generation}" if at.generation else words
+    words = f"{at.stage}, generation {at.generation}" if at.generation else at.stage
+    return f"{words}: {at.run}" if at.run else words
 
 
 def _bar(at: Progress, width: int) -> list[RenderableType]:
     """Return the bar with as many of the words beside it as leave it a place."""
     if at.total <= 0:
         return []
-    words = [_share(at)]
-    if at.seconds_left is not None:
-        words.append(_left(at.seconds_left))
-    if at.a_minute is not None and at.run:
-        words.append(f"{at.a_minute:.3g}/min")
-    while len(words) > 1 and len(", ".join(words)) + LEAST_BAR + 1 > width:
-        words.pop()
-    text = ", ".join(words)
+    share = _share(at)
+    left = "" if at.seconds_left is None else _left(at.seconds_left)
+    pace = f"{at.a_minute:.3g}/min" if at.run and at.a_minute is not None else ""
+    choices = [", ".join(filter(None, words)) for words in ((share, left, pace), (share, left))]
+    choices += [left or share]
+    text = next((t for t in choices if len(t) + LEAST_BAR + 1 <= width), choices[-1])
     grid = Table.grid(padding=(0, 1))
     bar = max(1, min(MOST_BAR, width - len(text) - 1))
     grid.add_row(ProgressBar(total=at.total, completed=at.done, width=bar), _line(text))

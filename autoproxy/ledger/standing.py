@@ -27,7 +27,7 @@ class Standing:
         status: `running`, `interrupted` or `done`.
         seconds: Wall-clock time up to its latest whole generation.
         generations: Whole ones.
-        spent: Budget spent, that of the generation under way included.
+        spent: Budget spent, with that of what is known of the generation under way.
         new: Share of new ones among the proposals of the latest generation.
         funnel: How many proposals each rule dropped, and what became of the rest.
         best: At each complexity, the best that was measured in full, the earliest of equals.
@@ -80,13 +80,18 @@ def read_standing(connection: Connection, run: str) -> Standing:
         status=row.status,
         seconds=row.seconds,
         generations=generations,
-        spent=spent + connection.execute(under_way).scalar_one(),
+        spent=_told_at_the_end(row.summary) or spent + connection.execute(under_way).scalar_one(),
         new=new,
         funnel=read_funnel(connection, run),
         best=tuple(_best(connection, run, row.config.get("direction"))),
         reported=_reported(connection, run),
         news=dt.datetime.fromisoformat(max(row.recorded, _measured(connection, run, row.protocol))),
     )
+
+
+def _told_at_the_end(summary: Mapping[str, Any] | None) -> float | None:
+    """Return what a run that is done spent: its last generation may have ended before its end."""
+    return None if summary is None else float(summary["search"]["spent"])
 
 
 def _steps(connection: Connection, run: str) -> tuple[int, float, float | None]:
