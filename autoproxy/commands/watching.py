@@ -14,7 +14,7 @@ from autoproxy.commands.session import RANDOM_SUFFIX, REFERENCE
 from autoproxy.commands.telling import front_of, shown_funnel
 from autoproxy.commands.workspace import Workspace
 from autoproxy.errors import AutoproxyError, StorageError, unknown_name
-from autoproxy.evaluation import Direction, Measured, Objective
+from autoproxy.evaluation import Measured, Objective
 from autoproxy.language.canonical import canonical, key
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
@@ -140,8 +140,7 @@ class Watch:
             stage = "report"
         elif companion is not None or run.spent >= total - 1e-9:
             stage = "finals"
-        objective = _objective(run)
-        hall = HallOfFame(objective)
+        hall = HallOfFame(Objective(run.objective, "", run.direction))
         for individual in shown.best:
             hall = hall.add(individual)
         front = front_of(hall)
@@ -156,7 +155,7 @@ class Watch:
             best=(front[-1][2], front[-1][1]) if front else None,
             reference=self._measured_reference(run),
             run=self.run,
-            objective=objective.name,
+            objective=run.objective,
             front=front,
             new=shown.new,
             limit=None if minutes is None else 60 * minutes,
@@ -175,11 +174,6 @@ class Watch:
                 if isinstance(outcome, Measured):
                     self._reference = (REFERENCE, outcome.value)
         return self._reference
-
-
-def _objective(run: Standing) -> Objective:
-    name = run.config.get("objective", "value")  # runs of earlier versions do not say
-    return Objective(name, "", Direction(run.config.get("direction", Direction.MINIMIZE.value)))
 
 
 def _silence(run: Standing, companion: Standing | None) -> float:

@@ -23,6 +23,8 @@ class Standing:
         run: Name.
         space: Name of its search space.
         config: All that was asked.
+        objective: Name of what it measures.
+        direction: Which way is better.
         protocol: Content hash of the protocol that it measures under.
         status: `running`, `interrupted` or `done`.
         seconds: Wall-clock time up to its latest whole generation.
@@ -38,6 +40,8 @@ class Standing:
     run: str
     space: str
     config: Mapping[str, Any]
+    objective: str
+    direction: Direction
     protocol: str
     status: str
     seconds: float
@@ -68,6 +72,7 @@ def read_funnel(connection: Connection, run: str, generations: int | None = None
 def read_standing(connection: Connection, run: str) -> Standing:
     """Return how a run that exists stands."""
     row = connection.execute(sa.select(RUNS).where(RUNS.c.run == run)).one()
+    objective, direction = _objective(row.config, row.summary)
     generations, spent, new = _steps(connection, run)
     under_way = sa.select(sa.func.coalesce(sa.func.sum(EVENTS.c.fidelity), 0.0)).where(
         EVENTS.c.run == run, EVENTS.c.generation >= generations
@@ -76,6 +81,8 @@ def read_standing(connection: Connection, run: str) -> Standing:
         run=run,
         space=row.space,
         config=row.config,
+        objective=objective,
+        direction=direction,
         protocol=row.protocol,
         status=row.status,
         seconds=row.seconds,
@@ -83,10 +90,20 @@ def read_standing(connection: Connection, run: str) -> Standing:
         spent=_told_at_the_end(row.summary) or spent + connection.execute(under_way).scalar_one(),
         new=new,
         funnel=read_funnel(connection, run),
-        best=tuple(_best(connection, run, row.config.get("direction"))),
+        best=tuple(_best(connection, run, direction)),
         reported=_reported(connection, run),
         news=dt.datetime.fromisoformat(max(row.recorded, _measured(connection, run, row.protocol))),
     )
+
+
+def _objective(
+    config: Mapping[str, Any], summary: Mapping[str, Any] | None
+) -> tuple[str, Direction]:
+    """Return name and direction; of a run of an earlier version, its summary alone has them."""
+    told = (summary or {}).get("objective", {})
+    name = config.get("objective", told.get("name", "value"))
+    direction = config.get("direction", told.get("direction", Direction.MINIMIZE.value))
+    return name, Direction(direction)
 
 
 def _told_at_the_end(summary: Mapping[str, Any] | None) -> float | None:
@@ -103,8 +120,8 @@ def _steps(connection: Connection, run: str) -> tuple[int, float, float | None]:
     return count, float(total), connection.execute(latest).scalar()
 
 
-def _best(connection: Connection, run: str, direction: str | None) -> list[Individual]:
-    extreme = sa.func.max if direction == Direction.MAXIMIZE.value else sa.func.min
+def _best(connection: Connection, run: str, direction: Direction) -> list[Individual]:
+    extreme = sa.func.max if direction is Direction.MAXIMIZE else sa.func.min
     measured = sa.and_(EVENTS.c.run == run, EVENTS.c.fate == "measured")
     best = (
         sa.select(EVENTS.c.complexity, extreme(EVENTS.c.value).label("value"))

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,23 @@ def test_it_agrees_with_the_rows(place: str, direction: str) -> None:
     told = {one.complexity: (one.slot, one.text, one.value) for one in found.best}
     assert told == {size: (e.slot, e.text, e.value) for size, e in best.items()}
     assert 0 <= time.time() - found.news.timestamp() < 60
+
+
+def test_a_run_of_an_earlier_version_says_in_its_summary_which_way_is_better(
+    tmp_path: Path,
+) -> None:
+    objective = {"name": "tau", "unit": "", "direction": "max"}
+    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
+        events = fill(ledger, "mine", "max")
+        old = replace(record("old", "max"), config={"search": {}})
+        ledger.begin_run(old)
+        for event in events:
+            ledger.append(replace(event, run="old"))
+        summary = {"objective": objective, "search": {"spent": 2.5}}
+        ledger.update_run("old", status="done", summary=summary)
+        found = ledger.standing("old")
+        assert found.best == ledger.standing("mine").best
+    assert (found.objective, found.direction.value, found.spent) == ("tau", "max", 2.5)
 
 
 def test_a_run_that_only_began_stands_too(place: str) -> None:
