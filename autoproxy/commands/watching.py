@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from autoproxy.commands import loading
-from autoproxy.commands.progress import Progress
+from autoproxy.commands.progress import Clock, Progress
 from autoproxy.commands.session import RANDOM_SUFFIX, REFERENCE
 from autoproxy.commands.telling import front_of, shown_funnel
 from autoproxy.commands.workspace import Workspace
@@ -109,13 +109,15 @@ class Watch:
         self._reference: tuple[str, float] | None = None
 
     def looks(self, every: float) -> Iterator[Sight]:
-        """Yield how the run stands, until it is done."""
+        """Yield how the run stands, until it is done; looks take a tenth of the time at most."""
         while True:
+            clock = Clock()
             sight = self.look()
+            took = clock.seconds
             yield sight
             if sight.status == "done":
                 return
-            time.sleep(every)
+            time.sleep(max(every, 9 * took))
 
     def look(self) -> Sight:
         """Return how the run stands."""
