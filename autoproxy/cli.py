@@ -48,6 +48,7 @@ from autoproxy.cli_common import (
     TextBlocks,
     TextJoin,
     Tokens,
+    Track,
     Unit,
     Validation,
     ValidationBlocks,
@@ -61,6 +62,7 @@ from autoproxy.cli_common import (
 )
 from autoproxy.cli_enumerate import enumerate_
 from autoproxy.cli_report import plot, report
+from autoproxy.cli_watch import watch
 from autoproxy.errors import AutoproxyError, out_of_memory
 
 app = typer.Typer(
@@ -77,6 +79,7 @@ app.command()(audit)
 app.command("enumerate")(enumerate_)
 app.command()(report)
 app.command()(plot)
+app.command()(watch)
 
 
 @app.command()
@@ -162,15 +165,17 @@ def search(
     backend: Backend = None,
     scheduler: Scheduler = None,
     devices: Devices = None,
+    track: Track = None,
     results: Results = Path("results"),
     ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Discover a metric, compare it with hand-made ones and random search, and export it."""
-    from autoproxy import console
+    from autoproxy import console, live
     from autoproxy.commands.crew import Crew
     from autoproxy.commands.plan import make_plan, read_settings
     from autoproxy.commands.session import Session
+    from autoproxy.commands.tracking import tracked
     from autoproxy.commands.workspace import Workspace
 
     plan = make_plan(
@@ -194,9 +199,11 @@ def search(
         },
         evaluator=of_evaluator(locals()),
     )
-    with interruptible(), console.progress(quiet=as_json) as show:
+    with interruptible(), live.progress(quiet=as_json, whole=True) as show:
         crew = Crew(backend, workers, scheduler, split_devices(devices))
-        summary = Session(plan, Workspace(results, ledger), show, crew=crew).execute()
+        session = Session(plan, Workspace(results, ledger), show, crew=crew)
+        with tracked(session, track) as watched:
+            summary = watched.execute()
     present(summary, as_json, console.summary)
 
 
@@ -207,19 +214,23 @@ def resume(
     backend: Backend = None,
     scheduler: Scheduler = None,
     devices: Devices = None,
+    track: Track = None,
     results: Results = Path("results"),
     ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Go on with an interrupted run, to the same result as if nothing had happened."""
-    from autoproxy import console
+    from autoproxy import console, live
     from autoproxy.commands.crew import Crew
     from autoproxy.commands.session import resume_session
+    from autoproxy.commands.tracking import tracked
     from autoproxy.commands.workspace import Workspace
 
-    with interruptible(), console.progress(quiet=as_json) as show:
+    with interruptible(), live.progress(quiet=as_json, whole=True) as show:
         crew = Crew(backend, workers, scheduler, split_devices(devices))
-        summary = resume_session(Workspace(results, ledger), run, show, crew).execute()
+        session = resume_session(Workspace(results, ledger), run, show, crew)
+        with tracked(session, track) as watched:
+            summary = watched.execute()
     present(summary, as_json, console.summary)
 
 
@@ -367,7 +378,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Prune a model by a metric, and write it as a folder that loads anywhere."""
-    from autoproxy import console
+    from autoproxy import console, live
     from autoproxy.commands.pruning import PruneOrder, prune_model
     from autoproxy.commands.workspace import Workspace
 
@@ -380,7 +391,7 @@ def prune(
         options={**of_evaluator(locals()), "seed": seed},
     )
     stopped = f"stopped; nothing was written to {out}"
-    with interruptible(stopped), console.progress(quiet=as_json) as show:
+    with interruptible(stopped), live.progress(quiet=as_json) as show:
         found = prune_model(Workspace(results), order, out, show)
     present(found, as_json, console.pruned)
 
@@ -413,7 +424,7 @@ def allocate(
     as_json: Json = False,
 ) -> None:
     """Tune how much of each decoder layer is dropped (Optuna), on the validation text."""
-    from autoproxy import console
+    from autoproxy import console, live
     from autoproxy.commands.allocating import AllocateOrder
     from autoproxy.commands.allocating import allocate as tune
     from autoproxy.commands.workspace import Workspace
@@ -427,7 +438,7 @@ def allocate(
         trials=trials,
     )
     stopped = f"stopped; nothing was written to {out}"
-    with interruptible(stopped), console.progress(quiet=as_json) as show:
+    with interruptible(stopped), live.progress(quiet=as_json) as show:
         found = tune(Workspace(results), order, out, show)
     present(found, as_json, console.allocation)
 

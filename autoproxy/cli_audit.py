@@ -37,11 +37,11 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Compare all masks of candidates that a run took for one; show how much was new."""
-    from autoproxy import console
+    from autoproxy import console, live
     from autoproxy.commands.auditing import AuditOrder, audit_run
     from autoproxy.commands.workspace import Workspace
 
     order = AuditOrder(run, sample, seed)
-    with interruptible("stopped"), console.progress(quiet=as_json) as show:
+    with interruptible("stopped"), live.progress(quiet=as_json) as show:
         found = audit_run(Workspace(results, ledger), order, show)
     present(found, as_json, console.audit)

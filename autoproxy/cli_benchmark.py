@@ -112,14 +112,14 @@ def starter(
 def _build(
     evaluator: str, name: str, options: Mapping[str, Any], results: Path, as_json: bool
 ) -> None:
-    from autoproxy import console
+    from autoproxy import console, live
     from autoproxy.commands.benchmarking import build_benchmark
     from autoproxy.commands.workspace import Workspace
 
     said = {word: value for word, value in options.items() if value is not None}
     with (
         interruptible("stopped; what is measured is kept, and the same command goes on"),
-        console.progress(quiet=as_json) as show,
+        live.progress(quiet=as_json) as show,
     ):
         found = build_benchmark(Workspace(results), evaluator, name, said, show)
     present(found, as_json, console.benchmark)

@@ -30,6 +30,10 @@ Backend = Annotated[
 ]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask or Ray cluster.")]
 Devices = Annotated[str | None, typer.Option(help="CUDA devices, one worker each, such as 0,1.")]
+Track = Annotated[
+    str | None,
+    typer.Option(help="Log to tensorboard:FOLDER too; needs pip install 'autoproxy[tensorboard]'."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 
@@ -161,6 +165,10 @@ EVALUATOR_OPTIONS = (
 """Parameters of the commands that go to the evaluator as they are; `seed` is not always its own."""
 
 
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a process, and leave it the time to say how things stand."""
+
+
 def of_evaluator(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return those parameters of a command, its `locals()`, that the evaluator takes."""
     return {name: given[name] for name in EVALUATOR_OPTIONS if name in given}
@@ -177,19 +185,25 @@ def split_devices(devices: str | None) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def interruptible(told: str = "stopped; go on with: autoproxy resume") -> Iterator[None]:
-    """Clean up and say how things stand after Ctrl-C, or when the system ends the process."""
+    """Clean up and say how things stand after Ctrl-C, or when the system ends the process.
+
+    A terminal that is closed ends it too, unless it was started with `nohup`.
+    """
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    ends = [number for number in ENDS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in ends}
     try:
         yield
     except KeyboardInterrupt:
-        print(f"autoproxy: {told}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be what went away
+            print(f"autoproxy: {told}", file=sys.stderr)
         raise typer.Exit(130) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def write(text: str) -> None:

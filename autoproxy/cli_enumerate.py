@@ -115,7 +115,7 @@ def enumerate_(
     as_json: Json = False,
 ) -> None:
     """Measure every formula of a space up to a size, each once, and certify the best."""
-    from autoproxy import console
+    from autoproxy import console, live
     from autoproxy.commands.enumerating import EnumerateOrder, enumerate_space
     from autoproxy.commands.workspace import Workspace
 
@@ -130,6 +130,6 @@ def enumerate_(
         seed=seed,
     )
     told = "stopped; what is measured is kept, and the same command goes on"
-    with interruptible(told), console.progress(quiet=as_json) as show:
+    with interruptible(told), live.progress(quiet=as_json) as show:
         found = enumerate_space(Workspace(results), order, show)
     present(found, as_json, console.certificate)

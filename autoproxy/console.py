@@ -1,84 +1,19 @@
-"""How results look on a terminal: tables, and a live view of a run."""
+"""How results look on a terminal: tables."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from autoproxy.columns import cells, columns_of, heading, headings
-from autoproxy.commands.progress import Progress
 
 MOST_COLUMNS = 3
 """Columns of a report that fit on a terminal; boards have all."""
 
 MOST_BASELINES = 5
 """Hand-made metrics beside the best of an enumeration; its certificate has all."""
-
-PLAIN_EVERY = 10.0
-"""Seconds between two lines about one stage where there is no terminal."""
-
-
-@contextlib.contextmanager
-def progress(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Show a run while it works: live on a terminal, plain lines on a pipe.
-
-    Everything goes to standard error, so that standard output has the result alone.
-
-    Args:
-        quiet: Show nothing.
-    """
-    console = Console(stderr=True)
-    if quiet:
-        yield lambda _: None
-        return
-    if not console.is_terminal:
-        yield _PlainLines(console)
-        return
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-
-        def show(at: Progress) -> None:
-            if at.notice:
-                live.console.print(f"note: {escape(at.notice)}")
-            live.update(_view(at))
-
-        yield show
-
-
-class _PlainLines:
-    """Lines about a run: one at each new stage, then one now and then."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._stage = ""
-        self._told = 0.0
-
-    def __call__(self, at: Progress) -> None:
-        if at.notice:
-            self._say(f"note: {at.notice}")
-        if at.stage == self._stage and at.seconds - self._told < PLAIN_EVERY:
-            return
-        self._stage, self._told = at.stage, at.seconds
-        words = [at.stage]
-        if at.total:
-            words.append(f"{at.done:.4g}/{at.total:.4g}")
-        if at.funnel:
-            words.append(f"generation {at.generation}, {_counts(at.funnel)}")
-        if at.best:
-            words.append(f"best {at.best[1]:.4f} {at.best[0]}")
-        if at.reference and at.best:
-            words.append(f"{at.reference[0]} {at.reference[1]:.4f}")
-        if at.seconds_left is not None:
-            words.append(f"{_duration(at.seconds_left)} left")
-        self._say("; ".join(words))
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def summary(console: Console, found: Mapping[str, Any]) -> None:
@@ -437,24 +372,6 @@ def health(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"{mark}\t{check['name']}: {escape(check['found'])}")
 
 
-def _view(at: Progress) -> RenderableType:
-    bar = ProgressBar(total=at.total or 1.0, completed=at.done, width=40)
-    left = "" if at.seconds_left is None else f"{_duration(at.seconds_left)} left"
-    head = Table.grid(padding=(0, 1))
-    head.add_row(Text(at.stage, style="bold"), bar, f"{at.done:.4g}/{at.total:.4g}", left)
-    lines: list[RenderableType] = [head]
-    if at.funnel:
-        lines.append(Text(f"generation {at.generation}   {_counts(at.funnel)}"))
-    if at.best:
-        beside = f"   {at.reference[0]} {at.reference[1]:.4f}" if at.reference else ""
-        lines.append(Text(f"best {at.best[1]:.4f}{beside}   {at.best[0]}", overflow="ellipsis"))
-    return Group(*lines)
-
-
-def _counts(funnel: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in funnel.items())
-
-
 def _files(found: Sequence[object]) -> str:
     return "1 file" if len(found) == 1 else f"{len(found)} files"
 
@@ -481,11 +398,6 @@ def _age(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
 
 
 def _cell(value: object) -> str:

@@ -40,30 +40,37 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy.commands": VALUES
     | {"autoproxy.export", "autoproxy.ledger", "autoproxy.plugins", "autoproxy.search"}
     | {"autoproxy.columns", "autoproxy.report", "autoproxy.sieve", "autoproxy.workers"},
-    "autoproxy.console": {"autoproxy.columns", "autoproxy.commands"},
+    "autoproxy.console": {"autoproxy.columns"},
+    "autoproxy.live": {"autoproxy.commands"},
     "autoproxy.cli_common": set(),
     "autoproxy.cli_audit": {
         "autoproxy.cli_common",
         "autoproxy.commands",
         "autoproxy.console",
+        "autoproxy.live",
     },
     "autoproxy.cli_benchmark": {
         "autoproxy.cli_common",
         "autoproxy.commands",
         "autoproxy.console",
+        "autoproxy.live",
     },
     "autoproxy.cli_enumerate": {
         "autoproxy.cli_common",
         "autoproxy.commands",
         "autoproxy.console",
+        "autoproxy.live",
     },
     "autoproxy.cli_report": {
         "autoproxy.cli_common",
         "autoproxy.commands",
         "autoproxy.console",
     },
+    "autoproxy.cli_watch": {"autoproxy.cli_common", "autoproxy.commands", "autoproxy.live"},
     "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
     | {
+        "autoproxy.live",
+        "autoproxy.cli_watch",
         "autoproxy.cli_audit",
         "autoproxy.cli_benchmark",
         "autoproxy.cli_common",
@@ -90,8 +97,10 @@ ONLY_IN: Mapping[str, set[str]] = {
         "autoproxy.cli_common",
         "autoproxy.cli_enumerate",
         "autoproxy.cli_report",
+        "autoproxy.cli_watch",
     },
-    "rich": {"autoproxy.cli_common", "autoproxy.console"},
+    "rich": {"autoproxy.cli_common", "autoproxy.console", "autoproxy.live"},
+    "tensorboard": {"autoproxy.commands"},
     "torch": {"autoproxy.language", "autoproxy.commands", "evaluators"},
     "transformers": {"evaluators"},
     "tokenizers": {"evaluators"},
@@ -112,9 +121,9 @@ ONLY_IN: Mapping[str, set[str]] = {
 
 COMMAND_LINE = [
     Path(f"autoproxy/cli{end}.py")
-    for end in ("", "_audit", "_benchmark", "_common", "_enumerate", "_report")
+    for end in ("", "_audit", "_benchmark", "_common", "_enumerate", "_report", "_watch")
 ]
-PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py")}
+PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py"), Path("autoproxy/live.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}
 """A program of its own, run with `python -m`."""
 
@@ -232,7 +241,7 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=\[ ]", line)[0].lower() for line in project["dependencies"]}
     extras = project["optional-dependencies"]
-    optional = [*extras["tasks"], *extras["cluster"], *extras["postgres"]]
+    optional = [*extras["tasks"], *extras["cluster"], *extras["postgres"], *extras["tensorboard"]]
     declared |= {re.split(r"[<>=\[ ]", line)[0].lower() for line in optional}
     declared.add("pyarrow")  # comes with datasets, whose files it reads
     distributions = packages_distributions()

@@ -27,6 +27,7 @@ class LedgerMemory:
         self.funnel: Counter[str] = Counter()
         self.recalled = 0
         self.spent = 0.0
+        self.before = 0.0  # of it, by whole generations that were on record at the start
         self._paid: dict[str, float] = {}
 
     def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
@@ -86,7 +87,7 @@ class LedgerMemory:
     def steps(self) -> tuple[list[Step], Callable[[int], Individual]]:
         """Return the generations that are done already, and who was measured in which slot."""
         steps = [Step.from_json(*row) for row in self._ledger.steps(self._run)]
-        self.spent = sum(step.spent for step in steps)
+        self.spent = self.before = sum(step.spent for step in steps)
         self.funnel = Counter(self._ledger.funnel(self._run, len(steps)))
         self.funnel["proposed"] = self.funnel.total()
         people = {}

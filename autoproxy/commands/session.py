@@ -17,6 +17,7 @@ from autoproxy.commands.plan import Plan, make_plan
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.commands.summary import Findings, summarise
+from autoproxy.commands.telling import Teller
 from autoproxy.commands.worker import Job
 from autoproxy.commands.workspace import Workspace, name_after, write_json, write_text
 from autoproxy.errors import ConfigError
@@ -230,6 +231,7 @@ class _Run:
                 config={
                     **self._plan.tables(),
                     "strategy": strategy,
+                    "objective": self._evaluator.objective.name,
                     "direction": self._evaluator.objective.direction.value,
                 },
                 protocol=self._evaluator.protocol(),
@@ -273,34 +275,25 @@ class _Run:
     def _search(
         self, name: str, plan: Plan, baselines: Mapping[str, tuple[Baseline, Outcome]]
     ) -> tuple[SearchState, LedgerMemory]:
-        stage = "search" if name == self._name else "random search"
         clock = Clock()
         memory = LedgerMemory(self._ledger, name, self._protocol)
         state = SearchState()
-        reference = _reference(baselines)
-
-        def show() -> None:
-            best = state.best
-            self._show(
-                Progress(
-                    stage,
-                    memory.spent,
-                    plan.search.evaluations,
-                    clock.seconds,
-                    generation=state.generation,
-                    funnel=dict(memory.funnel),
-                    best=(str(best.expression), best.value) if best else None,
-                    reference=reference,
-                )
-            )
+        tell = Teller(
+            self._show,
+            Progress("search" if name == self._name else "random search", run=self._name),
+            memory,
+            plan.search,
+            self._evaluator.objective,
+            _reference(baselines),
+        )
 
         def stop() -> str | None:  # asked after every measurement
-            show()
+            tell(state, clock.seconds)
             return _exhausted(plan.search, clock.seconds)
 
         loop = Search(self._space, self._evaluator, memory, plan.search, stop, self._desk)
-        for state in loop.run():  # noqa: B007 - the last one is the result
-            show()
+        for state in loop.run():
+            tell(state, clock.seconds)
             self._stands(name, "running")  # so that a run that is killed keeps its time
         return state, memory
 

@@ -32,13 +32,12 @@ def describe_search(state: SearchState, memory: LedgerMemory, best: Individual) 
         "recalled": memory.recalled,
         "stopped": state.finished,
         "best": describe(best),
-        "funnel": funnel(memory),
+        "funnel": funnel(memory.funnel),
     }
 
 
-def funnel(memory: LedgerMemory) -> dict[str, int]:
+def funnel(counts: Mapping[str, int]) -> dict[str, int]:
     """Return how many proposals each rule dropped, in the order of the sieve, and the rest."""
-    counts = memory.funnel
     fates = ("screened", "raced", "failed", "measured")
     names = ("proposed", *(rule.name for rule in RULES), *fates)
     return {name: counts.get(name, 0) for name in names}

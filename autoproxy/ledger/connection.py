@@ -41,16 +41,27 @@ _ALIVE: Mapping[str, Any] = {
 """Makes a connection that a router dropped in silence an error within a minute or two."""
 
 
-def connect(where: Path | str) -> Engine:
+def connect(where: Path | str, *, read_only: bool = False) -> Engine:
     """Return the way to the database at `where`; nothing is opened yet.
 
     Args:
         where: Path of an SQLite file, or a database URL.
+        read_only: Let the database itself refuse to store anything, or to make the file.
 
     Raises:
         StorageError: It is no URL, of another database, or the driver is missing.
     """
     url = _url(where)
+    if read_only:
+        return _reading(url)
+    engine = _engine(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _engine(url: URL, **options: Any) -> Engine:
     backend = url.get_backend_name()
     if backend not in {"sqlite", "postgresql"}:
         raise StorageError(
@@ -58,15 +69,27 @@ def connect(where: Path | str) -> Engine:
             "URL that begins with postgresql://"
         )
     try:
-        engine = sa.create_engine(url, connect_args=_ALIVE if backend == "postgresql" else {})
+        return sa.create_engine(
+            url, connect_args=_ALIVE if backend == "postgresql" else {}, **options
+        )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise StorageError(
             f"the driver for {url.drivername} is missing ({error}); install it with "
             "`pip install 'autoproxy[postgres]'`, or give the path of an SQLite file"
         ) from None
-    if backend == "sqlite":
-        sa.event.listen(engine, "connect", _configure_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
+
+
+def _reading(url: URL) -> Engine:
+    """Return a way that only reads, and that no writer waits for."""
+    if url.get_backend_name() == "postgresql":
+        return _engine(url, execution_options={"postgresql_readonly": True})
+    if url.get_backend_name() == "sqlite":
+        where = Path(url.database or "").resolve().as_uri()
+        url = url.set(database=where, query={"mode": "ro", "uri": "true"})
+    engine = _engine(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _wait_for_locks)
+        sa.event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN"))
     return engine
 
 
@@ -119,10 +142,14 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     latest ones, never the file; they are measured again, to the same values. FULL would make
     each row 4 ms slower.
     """
-    connection.isolation_level = None  # we say BEGIN ourselves, so that tables are made at once
-    connection.execute(f"PRAGMA busy_timeout={PATIENCE * 1000:.0f}")
+    _wait_for_locks(connection)
     connection.execute("PRAGMA synchronous=NORMAL")
     _use_wal(connection)
+
+
+def _wait_for_locks(connection: Any, _record: object = None) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, so that tables are made at once
+    connection.execute(f"PRAGMA busy_timeout={PATIENCE * 1000:.0f}")
 
 
 def _use_wal(connection: Any) -> None:

@@ -47,6 +47,7 @@ from autoproxy.ledger.schema import (
     STEPS,
     VERSION,
 )
+from autoproxy.ledger.standing import Standing, read_funnel, read_standing, run_names
 
 T = TypeVar("T")
 
@@ -74,35 +75,52 @@ class Ledger:
         self._where = where
 
     @classmethod
-    def open(cls, where: Path | str) -> Self:
+    def open(cls, where: Path | str, *, read_only: bool = False) -> Self:
         """Open a ledger, and make it where there is none.
 
         Args:
             where: Path of an SQLite file, or a database URL.
+            read_only: Make, mend and store nothing; a run that writes never waits for it.
 
         Raises:
             StorageError: It cannot be opened or written, is no ledger, or has another schema
                 version.
         """
-        engine = connect(where)
+        if read_only and "://" not in str(where) and not Path(where).is_file():
+            raise StorageError(
+                f"there is no ledger at {where}; name the one of the run: --results DIR or "
+                "--ledger PLACE"
+            )
+        engine = connect(where, read_only=read_only)
         ledger = cls(engine, without_password(str(where)))
         try:
-            ledger._check_version()
+            ledger._check_version(read_only=read_only)
         except StorageError:
             close_quietly(engine)
             raise
         return ledger
 
-    def _check_version(self) -> None:
+    def _check_version(self, *, read_only: bool) -> None:
         """Make the tables of a new ledger or mend an older one's, all or none; leave any other."""
+        look = self._version if read_only else self._made_or_mended
         with self._spoken(), self._engine.begin() as connection:  # a server that is not there is
-            found = self._made_or_mended(connection)  # an error now, before any work
+            found = look(connection)  # an error now, before any work
         if found != SCHEMA_VERSION:
             raise StorageError(
                 f"the ledger {self._where} has schema version {found}, this program reads "
                 f"{SCHEMA_VERSION}; use the program that wrote it, or choose another with "
                 "--results DIR or --ledger PLACE"
             )
+
+    def _version(self, connection: Connection) -> int | None:
+        """Return the schema version of the tables as they are."""
+        if not sa.inspect(connection).has_table(VERSION.name):
+            raise StorageError(
+                f"{self._where} is no ledger: it has no table {VERSION.name}; name the one of the "
+                "run: --results DIR or --ledger PLACE"
+            )
+        found: int | None = connection.execute(sa.select(VERSION.c.version)).scalar()
+        return found
 
     def _made_or_mended(self, connection: Connection) -> int | None:
         """Return the schema version of the tables, after what could be done for them."""
@@ -113,7 +131,7 @@ class Ledger:
             METADATA.create_all(connection)
             connection.execute(sa.insert(VERSION).values(version=SCHEMA_VERSION))
             return SCHEMA_VERSION
-        found: int | None = connection.execute(sa.select(VERSION.c.version)).scalar()
+        found = self._version(connection)
         if found is not None and OLDEST <= found < SCHEMA_VERSION:
             migrate(connection, found)
             return SCHEMA_VERSION
@@ -319,12 +337,15 @@ class Ledger:
             run: Name.
             generations: Only the first so many; None for all.
         """
-        what = sa.func.coalesce(EVENTS.c.rule, EVENTS.c.fate)
-        query = sa.select(what, sa.func.count()).where(EVENTS.c.run == run).group_by(what)
-        if generations is not None:
-            query = query.where(EVENTS.c.generation < generations)
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
-        return {str(name): int(count) for name, count in rows}
+        return self._do(lambda connection: read_funnel(connection, run, generations), reading=True)
+
+    def run_names(self) -> list[str]:
+        """Return the names of all runs, oldest first."""
+        return self._do(run_names, reading=True)
+
+    def standing(self, run: str) -> Standing:
+        """Return how a run that exists stands, all of it at one moment."""
+        return self._do(lambda connection: read_standing(connection, run), reading=True)
 
     def add_reports(self, rows: Sequence[ReportRow]) -> None:
         """Store measurements on the report text; a repeated one takes the place of the first."""
