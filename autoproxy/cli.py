@@ -60,6 +60,7 @@ from autoproxy.cli_common import (
     write,
 )
 from autoproxy.cli_enumerate import enumerate_
+from autoproxy.cli_leaderboard import leaderboard
 from autoproxy.errors import AutoproxyError, out_of_memory
 
 app = typer.Typer(
@@ -74,6 +75,7 @@ app.add_typer(benchmarks, name="benchmark")
 app.command()(archive)
 app.command()(audit)
 app.command("enumerate")(enumerate_)
+app.command()(leaderboard)
 
 
 @app.command()
@@ -468,20 +470,6 @@ def export(
         return
     write_text(out, source)
     write(f"wrote {out}")
-
-
-@app.command()
-def leaderboard(
-    results: Results = Path("results"),
-    ledger: LedgerPlace = None,
-    as_json: Json = False,
-) -> None:
-    """Rank every metric that was reported, and write leaderboard.md and leaderboard.csv."""
-    from autoproxy import console
-    from autoproxy.commands.boards import write_leaderboard
-    from autoproxy.commands.workspace import Workspace
-
-    present(write_leaderboard(Workspace(results, ledger)), as_json, console.leaderboard)
 
 
 @app.command("list")

@@ -35,7 +35,13 @@ from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import correlation, sites
 from evaluators.benchmarks import keeping
-from evaluators.benchmarks.table import BENCHMARKS, Architecture, Benchmark, open_benchmark
+from evaluators.benchmarks.table import (
+    AS_DECLARED,
+    BENCHMARKS,
+    Architecture,
+    Benchmark,
+    open_benchmark,
+)
 from evaluators.cache import size_of
 from evaluators.config import at_least, one_of
 from evaluators.judging import Jury
@@ -437,6 +443,22 @@ class PredictionEvaluator:
             "columns": [column.to_json() for column in (first, second, *FURTHER)],
             "resamples": self.config.resamples,
             "reported": len(self.unseen),
+        }
+
+    @classmethod
+    def options_of(cls, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        """Return plain options that give this `report_protocol` again.
+
+        Where the table lies is no part of it; its hash says whether it is the same.
+        """
+        alike = ("objective", "labels", "validation_labels", "unlabelled", "sequences", "tokens")
+        return {
+            **{name: protocol[name] for name in (*alike, "control", "device", "resamples")},
+            "benchmark": protocol["model"].removesuffix(AS_DECLARED),
+            "declared": protocol["model"].endswith(AS_DECLARED),
+            "limit": protocol["architectures"],
+            "rows": protocol["rows"] or 0,
+            "seed": protocol["split"],
         }
 
     def dense(self) -> None:

@@ -55,12 +55,19 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "autoproxy.commands",
         "autoproxy.console",
     },
+    "autoproxy.cli_leaderboard": {
+        "autoproxy.cli_common",
+        "autoproxy.commands",
+        "autoproxy.console",
+        "autoproxy.errors",
+    },
     "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
     | {
         "autoproxy.cli_audit",
         "autoproxy.cli_benchmark",
         "autoproxy.cli_common",
         "autoproxy.cli_enumerate",
+        "autoproxy.cli_leaderboard",
     },
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
     "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
@@ -79,6 +86,7 @@ ONLY_IN: Mapping[str, set[str]] = {
         "autoproxy.cli_benchmark",
         "autoproxy.cli_common",
         "autoproxy.cli_enumerate",
+        "autoproxy.cli_leaderboard",
     },
     "rich": {"autoproxy.cli_common", "autoproxy.console"},
     "torch": {"autoproxy.language", "autoproxy.commands", "evaluators"},
@@ -100,7 +108,8 @@ ONLY_IN: Mapping[str, set[str]] = {
 """The parts that alone may import a library."""
 
 COMMAND_LINE = [
-    Path(f"autoproxy/cli{end}.py") for end in ("", "_audit", "_benchmark", "_common", "_enumerate")
+    Path(f"autoproxy/cli{end}.py")
+    for end in ("", "_audit", "_benchmark", "_common", "_enumerate", "_leaderboard")
 ]
 PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}
