@@ -63,7 +63,8 @@ def leaderboard(
     if verify is not None:
         _verify(verify, tolerance, places, results, as_json)
         return
-    given = [name for name, value in {**places, "tolerance": tolerance}.items() if value]
+    said = {**places, "tolerance": tolerance}
+    given = [name for name, value in said.items() if value is not None]
     if given:
         raise ConfigError(
             f"{', '.join(f'--{name}' for name in given)} says how to verify; add --verify ROW"
