@@ -480,6 +480,9 @@ class PredictionEvaluator:
         jury = self.jury(self.unseen)
         formulas = [c for c in candidates if not isinstance(c, str)]
         both = [*self.search.tolist(), *self.unseen.tolist()]
+        needed = _gathered(frozenset[str]().union(*(f.terminals() for f in formulas)))
+        if not needed <= self._wanted:  # a report may come without a search before it
+            self.prepare(self._wanted | needed)
         for seed in seeds:
             self.scorer(seed).scores(formulas, both)  # one pass for all; kept until they are asked
             for index, candidate in enumerate(candidates):

@@ -198,3 +198,15 @@ def test_equal_protocols_mean_equal_values(folder: Path) -> None:
     formula = parse("abs(W) * x_norm")
     (one,), (other,) = (list(e.report([formula], [2])) for e in (first, again))
     assert one == other
+
+
+def test_a_report_on_predictions_needs_no_search_before_it(tmp_path: Path) -> None:
+    """Whoever repeats a row opens the evaluator and asks for a report, and for nothing else."""
+    asked = {"limit": 12, "labels": 4, "validation_labels": 3, "resamples": 100, "jobs": 1}
+    asked |= {"objective": "tau"}
+    formulas = [parse("layers_sum(all_sum(abs(mul(W, g))))"), parse("layers_mean(all_norm(x))")]
+    searched, fresh = (opened("prediction", asked, tmp_path / name) for name in ("a", "b"))
+    searched.prepare(frozenset({"W", "g", "x"}))
+    first = list(searched.report(formulas, [0]))
+    assert list(fresh.report(formulas, [0])) == first
+    assert all(values["tied"] < 1 for values in first)  # an order, and not none at all
