@@ -14,6 +14,7 @@ from autoproxy.ledger.records import ReportRow
 
 PROTOCOLS = tuple({"model": "tiny", "number": number} for number in range(3))
 FIRST = content_hash(PROTOCOLS[0])[:12]
+WHOLE = f"baseline:wanda:{content_hash('k')[:12]}"
 
 
 def row(name: str, *, role: str = "baseline", key: str = "k", seed: int = 0, table: int = 0):
@@ -34,7 +35,7 @@ rows = st.lists(
     st.builds(
         row,
         # names that look like addresses are the hard ones
-        st.sampled_from(["wanda", "W / x", "baseline:wanda", "evaluated:W / x", "all"]),
+        st.sampled_from(["wanda", "W / x", "baseline:wanda", "evaluated:W / x", "all", WHOLE]),
         role=st.sampled_from(["baseline", "evaluated"]),
         key=st.sampled_from(["k", "l"]),
         seed=st.integers(0, 2),
