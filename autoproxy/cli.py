@@ -61,6 +61,7 @@ from autoproxy.cli_common import (
     write,
 )
 from autoproxy.cli_enumerate import enumerate_
+from autoproxy.cli_leaderboard import leaderboard
 from autoproxy.cli_report import plot, report
 from autoproxy.cli_watch import watch
 from autoproxy.errors import AutoproxyError, out_of_memory
@@ -80,6 +81,7 @@ app.command("enumerate")(enumerate_)
 app.command()(report)
 app.command()(plot)
 app.command()(watch)
+app.command()(leaderboard)
 
 
 @app.command()
@@ -482,20 +484,6 @@ def export(
         return
     write_text(out, source)
     write(f"wrote {out}")
-
-
-@app.command()
-def leaderboard(
-    results: Results = Path("results"),
-    ledger: LedgerPlace = None,
-    as_json: Json = False,
-) -> None:
-    """Rank every metric that was reported, and write leaderboard.md and leaderboard.csv."""
-    from autoproxy import console
-    from autoproxy.commands.boards import write_leaderboard
-    from autoproxy.commands.workspace import Workspace
-
-    present(write_leaderboard(Workspace(results, ledger)), as_json, console.leaderboard)
 
 
 @app.command("list")

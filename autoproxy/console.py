@@ -1,5 +1,6 @@
 """How results look on a terminal: tables."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -234,6 +235,38 @@ def leaderboard(console: Console, found: Mapping[str, Any]) -> None:
     for group in found["groups"]:
         console.print(_report_table(group["entries"], group["protocol"]))
     console.print(f"wrote {escape(', '.join(found['files']))}")
+
+
+def verified(console: Console, found: Mapping[str, Any]) -> None:
+    """Print which rows of the leaderboard could be repeated."""
+    rows = found["rows"]
+    counts = Counter(row["verdict"] for row in rows)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    title = f"{said} (tolerance {found['tolerance']:g})"
+    table = Table(title=title)
+    for head in ("row", "role", "seeds", "verdict", "difference", "largest at"):
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        difference = "" if row["difference"] is None else f"{row['difference']:.2g}"
+        cells = (row["row"], row["role"], str(len(row["seeds"])), row["verdict"], difference)
+        table.add_row(*(escape(cell) for cell in (*cells, _largest(row["worst"]))))
+    console.print(table)
+    for row in rows:
+        if row["reason"]:
+            told = f"{row['row']}: {row['reason']}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
+    for note in found["notes"]:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    if found["stopped"]:
+        console.print("stopped before all was measured")
+
+
+def _largest(worst: Mapping[str, Any] | None) -> str:
+    """Return where a value is farthest from what was reported."""
+    if worst is None or worst["difference"] == 0:
+        return ""
+    values = ("none" if v is None else f"{v:.7g}" for v in (worst["reported"], worst["measured"]))
+    return f"{worst['name']}, seed {worst['seed']}: {' -> '.join(values)}"
 
 
 def archive(console: Console, found: Mapping[str, Any]) -> None:

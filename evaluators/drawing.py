@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autoproxy.errors import TextError
-from evaluators.text import Text, Tokenizer, blocks, check_amount, read_records
+from evaluators.text import JOINED, Text, Tokenizer, blocks, check_amount, read_records
 
 MOST_DRAWS = 100_000
 """Documents that are drawn in vain, one after the other, before a corpus counts as too short."""
@@ -26,7 +26,7 @@ class Documents:
     """
 
     def __init__(self, sources: Sequence[str]) -> None:
-        self.name = " + ".join(sources)
+        self.name = JOINED.join(sources)
         self._parts = read_records(sources)
         self._drawn: dict[int, str] = {}
 

@@ -34,7 +34,14 @@ class Unstructured:
     sparsity: Fraction
 
     def __str__(self) -> str:
-        return f"{float(100 * self.sparsity):g}%"
+        """Return it in percent, exactly: it is all that a protocol says of it.
+
+        >>> str(Unstructured(Fraction(1, 2))), str(Unstructured(Fraction(1, 3)))
+        ('50%', '100/3%')
+        """
+        percent = 100 * self.sparsity
+        short = f"{float(percent):g}"
+        return f"{short if Fraction(short) == percent else percent}%"
 
     def dropped(self, size: int) -> int:
         """Return how many of `size` weights are dropped: floor(size * sparsity).
@@ -84,6 +91,17 @@ def parse_pattern(sparsity: str | float | None, pattern: str | None) -> Pattern:
     if not 0 <= share < 1:
         raise ConfigError(f"sparsity must lie in [0, 1), got {sparsity}; 0.5 drops half")
     return Unstructured(share)
+
+
+def amount_of(condition: str) -> dict[str, str]:
+    """Return the option that asks for what the text of a pattern says.
+
+    >>> amount_of("2:4"), amount_of("100/3%")
+    ({'pattern': '2:4'}, {'sparsity': '1/3'})
+    """
+    if ":" in condition:
+        return {"pattern": condition}
+    return {"sparsity": str(Fraction(condition.removesuffix("%")) / 100)}
 
 
 def check_group(group: str) -> str:

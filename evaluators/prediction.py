@@ -36,7 +36,13 @@ from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import correlation, sites
 from evaluators.benchmarks import keeping
-from evaluators.benchmarks.table import BENCHMARKS, Architecture, Benchmark, open_benchmark
+from evaluators.benchmarks.table import (
+    AS_DECLARED,
+    BENCHMARKS,
+    Architecture,
+    Benchmark,
+    open_benchmark,
+)
 from evaluators.cache import size_of
 from evaluators.config import at_least, one_of
 from evaluators.judging import Jury
@@ -440,6 +446,22 @@ class PredictionEvaluator:
             "reported": len(self.unseen),
         }
 
+    @classmethod
+    def options_of(cls, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        """Return plain options that give this `report_protocol` again.
+
+        Where the table lies is no part of it; its hash says whether it is the same.
+        """
+        alike = ("objective", "labels", "validation_labels", "unlabelled", "sequences", "tokens")
+        return {
+            **{name: protocol[name] for name in (*alike, "control", "device", "resamples")},
+            "benchmark": protocol["model"].removesuffix(AS_DECLARED),
+            "declared": protocol["model"].endswith(AS_DECLARED),
+            "limit": protocol["architectures"],
+            "rows": protocol["rows"] or 0,
+            "seed": protocol["split"],
+        }
+
     def dense(self) -> None:
         """Return nothing: there is no network as it is."""
 
@@ -459,6 +481,9 @@ class PredictionEvaluator:
         jury = self.jury(self.unseen)
         formulas = [c for c in candidates if not isinstance(c, str)]
         both = [*self.search.tolist(), *self.unseen.tolist()]
+        needed = _gathered(frozenset[str]().union(*(f.terminals() for f in formulas)))
+        if not needed <= self._wanted:  # a report may come without a search before it
+            self.prepare(self._wanted | needed)
         for seed in seeds:
             self.scorer(seed).scores(formulas, both)  # one pass for all; kept until they are asked
             for index, candidate in enumerate(candidates):

@@ -43,7 +43,15 @@ from evaluators.config import PruningConfig
 from evaluators.deciding import Decider, Masks
 from evaluators.illustration import kept_rows
 from evaluators.layers import in_words, skipped
-from evaluators.masks import NM, SPANNING, applied, mask_difference, mask_hash, replaced
+from evaluators.masks import (
+    NM,
+    SPANNING,
+    amount_of,
+    applied,
+    mask_difference,
+    mask_hash,
+    replaced,
+)
 from evaluators.methods import METHODS
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Comparison, Reference, block_losses, perplexity
@@ -52,6 +60,7 @@ from evaluators.room import check_loading
 from evaluators.starter import SHIPPED, starter_folder
 from evaluators.statistics import PROVIDED
 from evaluators.tasks import Harness, TaskPlan, side_by_side
+from evaluators.text import JOINED
 from evaluators.writing import finite, write_pruned
 
 VERSION = 1
@@ -219,6 +228,29 @@ class PruningEvaluator:
             "text": self._texts["text"].name,
             "text_hash": self._texts["text"].sha256,
             "tokens": self._report_count * self._length,
+        }
+
+    @classmethod
+    def options_of(cls, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        """Return plain options that give this `report_protocol` again.
+
+        Where a model, a text or an allocation lies is no part of a protocol: it goes by its name
+        there, and its hash says whether it is the same.
+        """
+        named = "protocol" in protocol
+        drawn = ("protocol", "windows", "calibration_join", "text_join", "special_tokens")
+        alike = ("model", "allocation", "device", "dtype", "length", "calibration_blocks", *drawn)
+        amount = amount_of(protocol["condition"])
+        return {
+            **{name: protocol[name] for name in alike if name in protocol},
+            **amount,
+            # N:M compares within its blocks; the group that was asked for besides is of no matter
+            **({} if "pattern" in amount else {"group": protocol["group"]}),
+            "mode": protocol["mode"].removesuffix("-dense"),
+            "calibration": protocol["calibration"].split(JOINED),
+            "text": protocol["text"].split(JOINED),
+            **({} if named else {"text_blocks": protocol["tokens"] // protocol["length"]}),
+            **protocol.get("departures", {}),
         }
 
     def prepare(self, names: Iterable[str]) -> None:

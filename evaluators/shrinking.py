@@ -141,6 +141,15 @@ class ShrinkingEvaluator(PruningEvaluator):
         """Return the kind of the formulas that rate the unit of some options."""
         return _ROOTS[check_unit(options.get("unit"))]
 
+    @classmethod
+    def options_of(cls, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        """Return plain options that give this `report_protocol` again; see `PruningEvaluator`."""
+        amount, _, unit = protocol["condition"].partition(" of ")
+        options = super().options_of({**protocol, "condition": amount})
+        if protocol.get("departures", {}).get("group") is None:
+            del options["group"]  # where units are compared follows from what they are
+        return {**options, "unit": unit}
+
     @staticmethod
     def methods() -> Mapping[str, str]:
         """Return nothing: those of weights do not drop units."""

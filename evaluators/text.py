@@ -37,6 +37,9 @@ WikiText has an empty record wherever the page had an empty line, so tables of t
 (`newlines` for its test text, `spaces` for its train text) have more tokens than `paragraphs`.
 """
 
+JOINED = " + "
+"""What stands between sources in the name of a text."""
+
 _FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".parquet", ".txt", ".arrow")
 SHINGLE_WORDS = 12
 MOST_SHARED = 0.01
@@ -95,7 +98,7 @@ def read_text(sources: Sequence[str], join: str = "paragraphs") -> Text:
     between, empty_too = JOINS[join]
     parts = read_records(sources)
     every = (record for part in parts for record in part)
-    return Text(" + ".join(sources), between.join(r or "" for r in every if r or empty_too))
+    return Text(JOINED.join(sources), between.join(r or "" for r in every if r or empty_too))
 
 
 def read_records(sources: Sequence[str]) -> list[Sequence[str | None]]:

@@ -67,6 +67,12 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "autoproxy.console",
     },
     "autoproxy.cli_watch": {"autoproxy.cli_common", "autoproxy.commands", "autoproxy.live"},
+    "autoproxy.cli_leaderboard": {
+        "autoproxy.cli_common",
+        "autoproxy.commands",
+        "autoproxy.console",
+        "autoproxy.errors",
+    },
     "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
     | {
         "autoproxy.live",
@@ -76,6 +82,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "autoproxy.cli_common",
         "autoproxy.cli_enumerate",
         "autoproxy.cli_report",
+        "autoproxy.cli_leaderboard",
     },
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
     "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
@@ -98,6 +105,7 @@ ONLY_IN: Mapping[str, set[str]] = {
         "autoproxy.cli_enumerate",
         "autoproxy.cli_report",
         "autoproxy.cli_watch",
+        "autoproxy.cli_leaderboard",
     },
     "rich": {"autoproxy.cli_common", "autoproxy.console", "autoproxy.live"},
     "tensorboard": {"autoproxy.commands"},
@@ -121,7 +129,10 @@ ONLY_IN: Mapping[str, set[str]] = {
 
 COMMAND_LINE = [
     Path(f"autoproxy/cli{end}.py")
-    for end in ("", "_audit", "_benchmark", "_common", "_enumerate", "_report", "_watch")
+    for end in (
+        *("", "_audit", "_benchmark", "_common", "_enumerate", "_leaderboard", "_report"),
+        "_watch",
+    )
 ]
 PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py"), Path("autoproxy/live.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}

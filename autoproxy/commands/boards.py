@@ -1,6 +1,8 @@
 """The leaderboard files, made anew from the ledger and the rows that came with the repository."""
 
 import contextlib
+import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ def write_leaderboard(workspace: Workspace, ledger: Ledger | None = None) -> dic
         _take_in(workspace, opened)
         rows = opened.reports()
     groups = rank(rows)
-    write_text(workspace.folder / "leaderboard.md", to_markdown(groups))
+    write_text(workspace.folder / "leaderboard.md", to_markdown(groups, budgets(workspace)))
     write_text(workspace.folder / "leaderboard.csv", to_csv(groups))
     write_text(workspace.reports, to_lines(rows))
     return {
@@ -51,6 +53,18 @@ def leaderboard_groups(workspace: Workspace) -> tuple[Group, ...]:
         listed = from_lines(text, str(workspace.reports))
         rows += [row for row in listed if identity(row) not in known]
     return rank(rows)
+
+
+def budgets(workspace: Workspace) -> dict[str, str]:
+    """Return what each run in the folder that is done has spent, in words, by its name."""
+    found = {}
+    for run in workspace.runs():
+        folder = workspace.run_folder(run)
+        if (folder / "summary.json").is_file():
+            search = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["search"]
+            asked = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))["search"]
+            found[run] = f"{search['spent']:g} evaluations, seed {asked['seed']}"
+    return found
 
 
 def _take_in(workspace: Workspace, ledger: Ledger) -> None:

@@ -135,6 +135,17 @@ class Collector(Protocol):
         ...
 
 
+class Repeater(Protocol):
+    """A kind of evaluator whose reports can be repeated from their protocols."""
+
+    def options_of(self, protocol: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return plain options that give this report protocol again.
+
+        What lies somewhere, such as a model, goes by the name that it has there.
+        """
+        ...
+
+
 class BenchmarkKeeper(Protocol):
     """The attribute `benchmarks` of a kind of evaluator that orders networks of tables."""
 

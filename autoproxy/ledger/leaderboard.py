@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from scipy import stats
@@ -20,6 +21,7 @@ from autoproxy.columns import (
     headings,
 )
 from autoproxy.evaluation import Direction, content_hash
+from autoproxy.ledger.addresses import DIGITS
 from autoproxy.ledger.records import ReportRow
 
 
@@ -141,14 +143,20 @@ def _order(row: ReportRow) -> tuple[Any, ...]:
     return (row.role, row.name, row.key, row.seed, row.run or "", row.text, values, row.complexity)
 
 
-def to_markdown(groups: Sequence[Group]) -> str:
-    """Return the leaderboard as Markdown; the same groups give the same bytes."""
+def to_markdown(groups: Sequence[Group], budgets: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the leaderboard as Markdown; the same groups and budgets give the same bytes.
+
+    Args:
+        groups: Its tables.
+        budgets: What runs spent, in words, by their names; stands beside what they found.
+    """
     lines = [
         "# Leaderboard",
         "",
         "Made by `autoproxy leaderboard` from the ledger. Perplexity on a text that no search",
         "saw: mean over calibration seeds and half the 95 % interval (Student's t on perplexity).",
-        "/ Wanda: mean of the ratios to Wanda's perplexity, seed by seed. KL in nats.",
+        "/ Wanda: mean of the ratios to Wanda's perplexity, seed by seed. KL in nats. The command",
+        "above a table measures its rows again, `/NAME` behind it one of them.",
         "",
     ]
     if any("columns" in group.protocol for group in groups):
@@ -157,12 +165,13 @@ def to_markdown(groups: Sequence[Group]) -> str:
     for group in groups:
         columns = columns_of(group.protocol)
         titles = ["", "metric", "role", *headings(columns), "seeds", "complexity", "formula"]
-        lines += [f"## {_cell(heading(group.protocol))}", "", f"Protocol `{group.digest[:12]}`", ""]
+        title, about = _about(group.protocol)
+        lines += [f"## {_cell(title)}", "", _cell(about), ""]
         lines += [
             f"| {' | '.join(map(_cell, titles))} |".replace("|  |", "| |"),
             "|---" * len(titles) + "|",
         ]
-        lines += [_line(place, entry, columns) for place, entry in enumerate(group.entries, 1)]
+        lines += [_line(n, entry, columns, budgets) for n, entry in enumerate(group.entries, 1)]
         lines += [""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -230,12 +239,21 @@ def _entry(
     )
 
 
-def _line(place: int, entry: Entry, columns: Sequence[Column]) -> str:
+def _about(protocol: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what heads a table, and what else it is of, behind the command that verifies it."""
+    first = {name: protocol[name] for name in HEADING[:2] if name in protocol} or protocol
+    rest = {name: value for name, value in protocol.items() if name not in first}
+    command = f"`autoproxy leaderboard --verify {content_hash(dict(protocol))[:DIGITS]}`"
+    return heading(first), ": ".join(filter(None, (command, heading(rest))))
+
+
+def _line(place: int, entry: Entry, columns: Sequence[Column], budgets: Mapping[str, str]) -> str:
+    budget = budgets.get(entry.run)
     name = f"**{entry.name}**" if entry.role == "discovered" else entry.name
     words = (
         str(place),
         name,
-        entry.role,
+        f"{entry.role} ({budget})" if budget else entry.role,
         *cells(columns, entry.to_json()),
         str(entry.seeds),
         str(entry.complexity or ""),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluators.benchmarks.table import (
+    AS_DECLARED,
     Architecture,
     Benchmark,
     Row,
@@ -39,7 +40,7 @@ def open_table(table: Path | None, *, declared: bool = False) -> Benchmark:
     read = [_architecture(row, declared=declared) for row in rows]
     shape = EncoderConfig(width=1, operations=("SA:SDP",), heads=(1,), stacks=((1,),))
     return Benchmark(
-        name="flexibert as declared" if declared else "flexibert",
+        name=f"flexibert{AS_DECLARED}" if declared else "flexibert",
         quality_name="GLUE",
         architectures=checked(path, QUALITY, read),
         digest=digest,

@@ -31,6 +31,10 @@ _MODULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 BENCHMARKS = tuple(_MODULES)
 
 
+AS_DECLARED = " as declared"
+"""What follows the name of a benchmark whose networks are as its table declares them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """One row of a benchmark.

@@ -66,7 +66,7 @@ that the evaluator gives, over what it reports on.
 
 ## benchmark gpt2-lts, architectures 150, labels 50
 
-Protocol `HASH`
+`autoproxy leaderboard --verify HASH`
 
 | | metric | role | τ-b | within | tied (% of pairs) | seconds (a network) | seeds | complexity \
 | formula |

@@ -59,21 +59,22 @@ GOLDEN = """\
 
 Made by `autoproxy leaderboard` from the ledger. Perplexity on a text that no search
 saw: mean over calibration seeds and half the 95 % interval (Student's t on perplexity).
-/ Wanda: mean of the ratios to Wanda's perplexity, seed by seed. KL in nats.
+/ Wanda: mean of the ratios to Wanda's perplexity, seed by seed. KL in nats. The command
+above a table measures its rows again, `/NAME` behind it one of them.
 
-## model starter, condition 2:4, group row, mode oneshot-dense, text report, tokens 8192, \
-length 512, calibration pydoc
+## model starter, condition 2:4
 
-Protocol `b2c08689792c`
+`autoproxy leaderboard --verify b2c08689792c`: group row, mode oneshot-dense, text report, \
+tokens 8192, length 512, calibration pydoc
 
 | | metric | role | perplexity | / Wanda | KL | seeds | complexity | formula |
 |---|---|---|---|---|---|---|---|---|
 | 1 | wanda | baseline | 40.00 | 1.000 | 0.250 | 1 | 4 | `f(wanda)` |
 
-## model starter, condition 50%, group row, mode oneshot-dense, text report, tokens 8192, \
-length 512, calibration pydoc
+## model starter, condition 50%
 
-Protocol `5ffb88d55b8b`
+`autoproxy leaderboard --verify 5ffb88d55b8b`: group row, mode oneshot-dense, text report, \
+tokens 8192, length 512, calibration pydoc
 
 | | metric | role | perplexity | / Wanda | KL | seeds | complexity | formula |
 |---|---|---|---|---|---|---|---|---|
@@ -88,6 +89,12 @@ def test_golden_text():
     # ± of (20, 22, 24): t(0.975, 2) = 4.303 times 2 / sqrt(3) = 4.97; 18 / 20 and 20.9 / 22
     # are 0.90 and 0.95, 0.925 on average.
     assert to_markdown(rank(ROWS)) == GOLDEN
+
+
+def test_what_a_run_spent_stands_beside_what_it_found():
+    board = to_markdown(rank(ROWS), {"importance-s0": "120 evaluations, seed 4", "other": "7"})
+    assert "| **importance-s0** | discovered (120 evaluations, seed 4) | 19.45" in board
+    assert board.replace(" (120 evaluations, seed 4)", "") == GOLDEN
 
 
 drawn = st.lists(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autoproxy.commands.boards import write_leaderboard
+from autoproxy.commands.boards import budgets, write_leaderboard
 from autoproxy.commands.workspace import Workspace
 from autoproxy.errors import StorageError
 from autoproxy.evaluation import Failed, Measured
@@ -98,5 +98,7 @@ def test_the_boards_of_the_repository_are_those_of_its_rows() -> None:
     results = REPOSITORY / "results"
     rows = from_lines((results / "reports.jsonl").read_text(encoding="utf-8"), "reports.jsonl")
     groups = rank(rows)
-    assert to_markdown(groups) == (results / "leaderboard.md").read_text(encoding="utf-8")
+    spent = budgets(Workspace(results))
+    assert spent  # of the runs that are kept beside their rows
+    assert to_markdown(groups, spent) == (results / "leaderboard.md").read_text(encoding="utf-8")
     assert to_csv(groups) == (results / "leaderboard.csv").read_text(encoding="utf-8")
