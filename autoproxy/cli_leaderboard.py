@@ -83,7 +83,7 @@ def _verify(
     results: Path,
     as_json: bool,
 ) -> None:
-    from autoproxy import console
+    from autoproxy import console, live
     from autoproxy.commands.verifying import TOLERANCE, VerifyOrder
     from autoproxy.commands.verifying import verify as verified
     from autoproxy.commands.workspace import Workspace
@@ -91,7 +91,7 @@ def _verify(
     order = VerifyOrder(
         row=row, tolerance=TOLERANCE if tolerance is None else tolerance, places=places
     )
-    with interruptible("stopped"), console.progress(quiet=as_json) as show:
+    with interruptible("stopped"), live.progress(quiet=as_json) as show:
         found = verified(Workspace(results), order, show)
     present(found, as_json, console.verified)
     if found["stopped"]:

@@ -20,6 +20,15 @@ SOURCES = sorted(
 
 LANGUAGE = {"autoproxy.errors", "autoproxy.language"}
 VALUES = LANGUAGE | {"autoproxy.evaluation", "autoproxy.spaces", "autoproxy.seeding"}
+A_COMMAND = {
+    f"autoproxy.{part}" for part in ("cli_common", "commands", "console", "live", "errors")
+}
+COMMANDS = {
+    f"autoproxy.cli_{name}"
+    for name in ("audit", "benchmark", "enumerate", "leaderboard", "report", "watch")
+}
+"""Modules that hold a few commands each, so that none grows too long."""
+
 MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy": set(),
     "autoproxy.errors": set(),
@@ -43,47 +52,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy.console": {"autoproxy.columns"},
     "autoproxy.live": {"autoproxy.commands"},
     "autoproxy.cli_common": set(),
-    "autoproxy.cli_audit": {
-        "autoproxy.cli_common",
-        "autoproxy.commands",
-        "autoproxy.console",
-        "autoproxy.live",
-    },
-    "autoproxy.cli_benchmark": {
-        "autoproxy.cli_common",
-        "autoproxy.commands",
-        "autoproxy.console",
-        "autoproxy.live",
-    },
-    "autoproxy.cli_enumerate": {
-        "autoproxy.cli_common",
-        "autoproxy.commands",
-        "autoproxy.console",
-        "autoproxy.live",
-    },
-    "autoproxy.cli_report": {
-        "autoproxy.cli_common",
-        "autoproxy.commands",
-        "autoproxy.console",
-    },
-    "autoproxy.cli_watch": {"autoproxy.cli_common", "autoproxy.commands", "autoproxy.live"},
-    "autoproxy.cli_leaderboard": {
-        "autoproxy.cli_common",
-        "autoproxy.commands",
-        "autoproxy.console",
-        "autoproxy.errors",
-    },
-    "autoproxy.cli": {"autoproxy.commands", "autoproxy.console", "autoproxy.errors"}
-    | {
-        "autoproxy.live",
-        "autoproxy.cli_watch",
-        "autoproxy.cli_audit",
-        "autoproxy.cli_benchmark",
-        "autoproxy.cli_common",
-        "autoproxy.cli_enumerate",
-        "autoproxy.cli_report",
-        "autoproxy.cli_leaderboard",
-    },
+    **dict.fromkeys(COMMANDS, A_COMMAND),
+    "autoproxy.cli": A_COMMAND | COMMANDS,
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},
     "evaluators": VALUES - {"autoproxy.spaces"} | {"autoproxy.columns"},
 }
@@ -97,16 +67,7 @@ ONLY_IN: Mapping[str, set[str]] = {
     | {"autoproxy.report"},
     "altair": {"autoproxy.report"},
     "sympy": {"autoproxy.language", "autoproxy.export"},
-    "typer": {
-        "autoproxy.cli",
-        "autoproxy.cli_audit",
-        "autoproxy.cli_benchmark",
-        "autoproxy.cli_common",
-        "autoproxy.cli_enumerate",
-        "autoproxy.cli_report",
-        "autoproxy.cli_watch",
-        "autoproxy.cli_leaderboard",
-    },
+    "typer": {"autoproxy.cli", "autoproxy.cli_common", *COMMANDS},
     "rich": {"autoproxy.cli_common", "autoproxy.console", "autoproxy.live"},
     "tensorboard": {"autoproxy.commands"},
     "torch": {"autoproxy.language", "autoproxy.commands", "evaluators"},
@@ -128,11 +89,8 @@ ONLY_IN: Mapping[str, set[str]] = {
 """The parts that alone may import a library."""
 
 COMMAND_LINE = [
-    Path(f"autoproxy/cli{end}.py")
-    for end in (
-        *("", "_audit", "_benchmark", "_common", "_enumerate", "_leaderboard", "_report"),
-        "_watch",
-    )
+    Path(f"{part.replace('.', '/')}.py")
+    for part in sorted({"autoproxy.cli", "autoproxy.cli_common", *COMMANDS})
 ]
 PRINTERS = {*COMMAND_LINE, Path("autoproxy/console.py"), Path("autoproxy/live.py")}
 SCRIPTS = {Path("evaluators/train_starter.py")}

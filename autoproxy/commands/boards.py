@@ -3,6 +3,7 @@
 import contextlib
 import json
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from autoproxy.commands.workspace import Workspace, write_text
 from autoproxy.ledger.archive import from_lines, identity, to_lines
 from autoproxy.ledger.leaderboard import Group, rank, to_csv, to_markdown
 from autoproxy.ledger.ledger import Ledger
+from autoproxy.ledger.records import ReportRow
 
 
 def write_leaderboard(workspace: Workspace, ledger: Ledger | None = None) -> dict[str, Any]:
@@ -43,16 +45,11 @@ def leaderboard_groups(workspace: Workspace) -> tuple[Group, ...]:
     A folder without a ledger gets none.
     """
     held = workspace.place is not None or Path(workspace.ledger).is_file()
-    rows = []
+    rows: list[ReportRow] = []
     if held:
         with Ledger.open(workspace.ledger) as ledger:
             rows = ledger.reports()
-    known = {identity(row) for row in rows}
-    if workspace.reports.is_file():
-        text = workspace.reports.read_text(encoding="utf-8")
-        listed = from_lines(text, str(workspace.reports))
-        rows += [row for row in listed if identity(row) not in known]
-    return rank(rows)
+    return rank([*rows, *_further(workspace, rows)])
 
 
 def budgets(workspace: Workspace) -> dict[str, str]:
@@ -69,9 +66,14 @@ def budgets(workspace: Workspace) -> dict[str, str]:
 
 def _take_in(workspace: Workspace, ledger: Ledger) -> None:
     """Store the rows of `reports.jsonl` that the ledger has not measured itself."""
+    ledger.add_reports(_further(workspace, ledger.reports()))
+
+
+def _further(workspace: Workspace, rows: Iterable[ReportRow]) -> list[ReportRow]:
+    """Return the rows of `reports.jsonl` that are not among these."""
     if not workspace.reports.is_file():
-        return
+        return []
+    known = {identity(row) for row in rows}
     text = workspace.reports.read_text(encoding="utf-8")
-    known = {identity(row) for row in ledger.reports()}
-    rows = from_lines(text, str(workspace.reports))
-    ledger.add_reports([row for row in rows if identity(row) not in known])
+    listed = from_lines(text, str(workspace.reports))
+    return [row for row in listed if identity(row) not in known]

@@ -45,11 +45,20 @@ class Figure:
     chart: Chart
 
 
-def good_scale(rows: Sequence[Mapping[str, Any]], objective: Objective) -> alt.Scale:
-    """Return a scale from the best to what half of the others do, with some room."""
+def good_scale(
+    rows: Sequence[Mapping[str, Any]], objective: Objective, shown: Sequence[float] = ()
+) -> alt.Scale:
+    """Return a scale from the best to what half of the others do, with some room.
+
+    Args:
+        rows: Each with a `value`.
+        objective: Says which way is good.
+        shown: Values that must be in sight besides.
+    """
     values = sorted(objective.sign * row["value"] for row in rows)
     best = values[0]
     usual = max(statistics.median(values), values[min(len(values) - 1, 5)])
+    usual = max([usual, *(objective.sign * value for value in shown)])
     room = max(usual - best, 1e-9)
     ends = sorted((objective.sign * (best - 0.1 * room), objective.sign * (usual + 0.5 * room)))
     return alt.Scale(domain=ends, zero=False, nice=False)

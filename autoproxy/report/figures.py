@@ -126,7 +126,8 @@ def _front(run: Run) -> Figure:
     rows.append(
         _point("winner", winner["text"], winner["complexity"], winner["value"], winner["origin"])
     )
-    value = alt.Y("value:Q", title=in_words(objective), scale=good_scale(rows, objective))
+    scale = good_scale(rows, objective, [winner["value"]])
+    value = alt.Y("value:Q", title=in_words(objective), scale=scale)
     colours = {kind: colour for kind, (colour, _) in _KINDS.items()}
     steps = [{"complexity": f["complexity"], "value": f["value"]} for f in run.summary["front"]]
     line = (

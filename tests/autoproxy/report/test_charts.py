@@ -50,12 +50,17 @@ def test_words_stand_out_on_both_pages() -> None:
 @given(
     values=st.lists(st.floats(-100, 100), min_size=1, max_size=20),
     direction=st.sampled_from(Direction),
+    shown=st.lists(st.floats(-100, 100), max_size=2),
 )
-def test_the_best_and_the_usual_are_in_sight(values: list[float], direction: Direction) -> None:
-    scale = good_scale([{"value": v} for v in values], Objective("v", "", direction)).to_dict()
+def test_the_best_and_the_usual_are_in_sight(
+    values: list[float], direction: Direction, shown: list[float]
+) -> None:
+    rows = [{"value": value} for value in values]
+    shown = [value for value in shown if min(values) <= value <= max(values)]
+    scale = good_scale(rows, Objective("v", "", direction), shown).to_dict()
     low, high = scale["domain"]
     ranked = sorted(values, reverse=direction is Direction.MAXIMIZE)
-    for value in ranked[: len(values) // 2 + 1]:
+    for value in [*ranked[: len(values) // 2 + 1], *shown]:
         assert low <= value <= high
 
 
