@@ -23,8 +23,6 @@ VALUES = LANGUAGE | {"autoproxy.evaluation", "autoproxy.spaces", "autoproxy.seed
 A_COMMAND = {
     f"autoproxy.{part}" for part in ("cli_common", "commands", "console", "live", "errors")
 }
-    f"autoproxy.{part}" for part in ("cli_common", "commands", "console", "live", "errors")
-}
 COMMANDS = {
     f"autoproxy.cli_{name}"
     for name in ("audit", "benchmark", "enumerate", "leaderboard", "report", "watch")
