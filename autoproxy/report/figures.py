@@ -188,14 +188,13 @@ def _progress(run: Run, rivals: Sequence[Run]) -> Figure | None:
     if not rows:
         return None
     names = [name for name in series if any(row["run"] == name for row in rows)]
+    scale = good_scale(rows, objective, [row["value"] for row in run.baselines[:1]])
     lines = (
         alt.Chart(data(rows))
         .mark_line(interpolate="step-after", point=True, clip=True)
         .encode(
             x=alt.X("evaluations:Q", title="full evaluations spent"),
-            y=alt.Y(
-                "value:Q", title=f"best {in_words(objective)}", scale=good_scale(rows, objective)
-            ),
+            y=alt.Y("value:Q", title=f"best {in_words(objective)}", scale=scale),
             color=alt.Color(
                 "run:N",
                 scale=alt.Scale(domain=names, range=some_colours(len(names))),
@@ -206,25 +205,25 @@ def _progress(run: Run, rivals: Sequence[Run]) -> Figure | None:
             tooltip=["run:N", "evaluations:Q", "value:Q", "formula:N"],
         )
     )
-    layers: alt.LayerChart | alt.Chart = lines
-    if run.baselines:
-        best = run.baselines[0]
-        known = [{"value": best["value"], "name": f"{best['name']} (best hand-made)"}]
-        rule = alt.Chart(data(known)).mark_rule(strokeDash=[4, 4])
-        label = alt.Chart(data(known)).mark_text(align="right", dy=-6)
-        layers = (
-            lines
-            + rule.encode(y="value:Q")
-            + label.encode(y="value:Q", x=alt.value("width"), text="name:N")
-        )
     beside = "; runs under the same protocol are drawn beside it" if rivals else ""
     return Figure(
         "progress",
         "Progress against evaluations",
         "The best value so far on the search text, by what was spent in full evaluations"
         f"{beside}. Random search has the same sieve, ladder and budget.",
-        layers.properties(width="container", height=TALL),
+        alt.layer(lines, *_best_known(run)).properties(width="container", height=TALL),
     )
+
+
+def _best_known(run: Run) -> list[alt.Chart]:
+    """Return a line at the value of the best hand-made metric, where there is one, and its name."""
+    if not run.baselines:
+        return []
+    best = run.baselines[0]
+    known = [{"value": best["value"], "name": f"{best['name']} (best hand-made)"}]
+    base = alt.Chart(data(known)).encode(y="value:Q")
+    label = base.mark_text(align="right", dy=-6).encode(x=alt.value("width"), text="name:N")
+    return [base.mark_rule(strokeDash=[4, 4]), label]
 
 
 def _words(run: Run) -> Figure | None:
