@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -78,6 +79,9 @@ def test_it_holds_the_three_packages_and_the_model_and_no_more(built: Path) -> N
         here = {str(p.relative_to(ROOT)) for p in (ROOT / package).rglob("*.py")}
         assert here <= names
         assert f"{package}/py.typed" in names
+    for folder in ("templates", "assets"):
+        here = {str(p.relative_to(ROOT)) for p in (ROOT / "autoproxy/report" / folder).iterdir()}
+        assert here <= names
     for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md"):
         assert f"evaluators/assets/starter-llama/{name}" in names
     assert any(name.startswith(info) and name.endswith("LICENSE") for name in names)
@@ -102,6 +106,19 @@ def test_it_works_far_from_the_checkout(environment: Path, tmp_path: Path) -> No
     assert listed["spaces"] == SPACES
     assert listed["evaluators"] == EVALUATORS
     assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
+
+
+def test_the_runs_of_the_repository_have_their_report(environment: Path, tmp_path: Path) -> None:
+    for name in ("runs", "metrics", "reports.jsonl"):  # no ledger: that is one machine's
+        from_repository = ROOT / "results" / name
+        copy = shutil.copytree if from_repository.is_dir() else shutil.copy
+        copy(from_repository, tmp_path / name)
+    words = ["report", "--all", "--results", str(tmp_path), "--out", str(tmp_path / "site")]
+    said = json.loads(call(environment, tmp_path, "autoproxy", *words, "--json"))
+    runs = [path.name for path in (ROOT / "results" / "runs").iterdir()]
+    assert sorted(said["runs"]) == sorted(runs)
+    assert {f"runs/{run}.html" for run in runs} <= set(said["pages"])
+    assert not (tmp_path / "ledger.sqlite").exists()
 
 
 def test_the_starter_model_comes_along(environment: Path, tmp_path: Path) -> None:

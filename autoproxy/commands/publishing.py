@@ -47,7 +47,11 @@ def report(workspace: Workspace, run: str | None, *, every: bool, out: Path) -> 
         for name, text in pages.items():
             write_text(folder / name, text)
         write_text(folder / MARK, "made by autoproxy report; it may be replaced\n")
-    return {"runs": names, "pages": sorted(n for n in pages if n.endswith(".html")), "out": out}
+    return {
+        "runs": names,
+        "pages": sorted(n for n in pages if n.endswith(".html")),
+        "out": str(out),
+    }
 
 
 def plot(
