@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from autoproxy.cli import main
 from tests.runs import outcome_of_run, write_run_file
 
 ROOT = Path(__file__).parents[1]
@@ -32,8 +33,8 @@ def run_file(place: Path) -> Path:
 @pytest.fixture(scope="module")
 def alone(place: Path, run_file: Path) -> dict[str, Any]:
     """What the run leaves without workers."""
-    done = start(run_file, place / "alone", [])
-    assert done.wait(600) == 0
+    words = ["--config", str(run_file), "--results", str(place / "alone")]
+    assert main(["search", *words]) == 0
     return outcome_of_run(place / "alone")
 
 

@@ -41,6 +41,9 @@ PAGES = {
 WALKED = ("write-a-space.md", "write-an-evaluator.md")
 """Pages whose files, commands and Python are run from the first to the last, in one folder."""
 
+SMALL = ("--calibration-blocks", "8", "--validation-blocks", "3", "--confirm-blocks", "2")
+"""What a search of a language model on a page is given besides: how much it reads, no more."""
+
 ELSEWHERE = {"prune.md": "tests/test_docs_prune.py"}
 """Pages whose Python is run by a test of their own."""
 
@@ -257,6 +260,7 @@ def _execute(code: str, name: str) -> None:
 
 def _run(words: list[str]) -> None:
     if words[0] == "autoproxy":
+        words = [*words, *SMALL] if words[1] == "search" and "--evaluator" not in words else words
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             assert main(words[1:]) == 0, words
     elif words[0] == "cp":
