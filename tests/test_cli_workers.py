@@ -1,6 +1,5 @@
 """Whole runs with workers: the same result for any crew, whoever of it dies on the way."""
 
-import json
 import os
 import random
 import signal
@@ -15,6 +14,7 @@ import pytest
 
 from autoproxy.cli import main
 from tests.runs import outcome_of_run, write_run_file
+from tests.saying import Run
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -109,7 +109,7 @@ def test_a_cluster_changes_nothing(
 
 
 def test_a_run_may_go_on_with_another_crew(
-    place: Path, run_file: Path, alone: dict[str, Any]
+    place: Path, run_file: Path, alone: dict[str, Any], run: Run
 ) -> None:
     """Killed in the middle of the search, with workers; resumed without."""
     results = place / "resumed"
@@ -122,9 +122,7 @@ def test_a_run_may_go_on_with_another_crew(
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    command = [sys.executable, "-m", "autoproxy.cli", "resume", "--results", str(results), "--json"]
-    said = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, check=True)
-    assert json.loads(said.stdout)["run"] == "tiny-run"
+    assert run("resume", "--results", results, "--json").json["run"] == "tiny-run"
     agree(outcome_of_run(results), alone)
 
 
