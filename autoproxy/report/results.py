@@ -1,6 +1,7 @@
 """The figures of what was reported: comparisons, pictures of a winner's work, and curves."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import altair as alt
@@ -163,7 +164,8 @@ def _order(found: Mapping[str, Any], suffix: str) -> Figure:
 def curves(groups: Iterable[Group]) -> list[Figure]:
     """Return perplexity against sparsity, one figure for all else that is equal.
 
-    Only metrics that were measured at two sparsities or more are drawn.
+    Only metrics that were measured at two sparsities or more are drawn. Each sparsity has a
+    discovered metric of its own, so the best of them are one line.
     """
     families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for group in groups:
@@ -172,9 +174,14 @@ def curves(groups: Iterable[Group]) -> list[Figure]:
             continue
         said = tuple(str(group.protocol.get(word, "")) for word in _FAMILY)
         families.setdefault(said, []).extend(
-            {"metric": e.name, "sparsity": share, "perplexity": e.values["perplexity"], **_bar(e)}
-            for e in group.entries
-            if e.role != "dense"
+            {
+                "metric": name,
+                "sparsity": share,
+                "perplexity": e.values["perplexity"],
+                **_bar(e),
+                "formula": to_infix(parse(e.text)) if e.text and e.complexity else "",
+            }
+            for name, e in _series(group).items()
         )
     found = [_curve(dict(zip(_FAMILY, said, strict=True)), rows) for said, rows in families.items()]
     return [
@@ -183,6 +190,17 @@ def curves(groups: Iterable[Group]) -> list[Figure]:
     ]
 
 
+def _series(group: Group) -> dict[str, Entry]:
+    """Return the metrics of a table by name; of discovered ones, the best under one name."""
+    found: dict[str, Entry] = {}
+    for entry in group.entries:  # the best first
+        if entry.role != "dense":
+            own = entry.role.replace("-", " ")
+            found.setdefault(own if entry.role in _FOUND else entry.name, entry)
+    return found
+
+
+_FOUND = ("discovered", "random-search")
 _FAMILY = ("model", "group", "mode", "allocation", "text", "tokens", "length", "calibration")
 
 
@@ -191,7 +209,7 @@ def _sparsity(protocol: Mapping[str, Any]) -> float | None:
     condition = str(protocol.get("condition", ""))
     if "columns" in protocol or not condition.endswith("%"):
         return None
-    return float(condition.removesuffix("%"))
+    return float(Fraction(condition.removesuffix("%")))
 
 
 def _bar(entry: Entry) -> dict[str, float]:
@@ -225,7 +243,7 @@ def _curve(what: Mapping[str, str], rows: list[dict[str, Any]]) -> Figure | None
             legend=alt.Legend(orient="top", columns=3),
             title=None,
         ),
-        tooltip=["metric:N", "sparsity:Q", "perplexity:Q", "low:Q", "high:Q"],
+        tooltip=["metric:N", "formula:N", "sparsity:Q", "perplexity:Q", "low:Q", "high:Q"],
     )
     value = alt.Y("perplexity:Q", scale=alt.Scale(type="log", nice=False))
     lines = base.mark_line(point=True).encode(
@@ -236,6 +254,6 @@ def _curve(what: Mapping[str, str], rows: list[dict[str, Any]]) -> Figure | None
         "curves",
         f"Perplexity against sparsity: {what['model']}, per {what['group']}",
         f"On {what['text']}, {what['tokens']} tokens, calibrated on {what['calibration']}; bars "
-        "are 95 % intervals over calibration draws.",
+        "are 95 % intervals over calibration draws. Discovered: the best found for each sparsity.",
         (lines + bars).properties(width="container", height=TALL),
     )

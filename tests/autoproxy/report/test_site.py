@@ -13,6 +13,7 @@ from autoproxy.ledger.leaderboard import rank
 from autoproxy.ledger.measured import Archive
 from autoproxy.ledger.records import Event, ReportRow
 from autoproxy.report.data import Run
+from autoproxy.report.results import curves
 from autoproxy.report.site import Metric, site
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -221,6 +222,24 @@ def test_every_figure_has_a_chart_that_reads(pages: dict[str, str]) -> None:
     assert "Every matrix keeps the same share of its weights, 50.00%." in page
     curve = re.findall(r'<figure id="([\w-]+)"', pages["leaderboard.html"])
     assert curve == ["curves-1"]
+
+
+def test_each_sparsity_has_a_discovered_metric_of_its_own() -> None:
+    rows = [
+        *(row for row in ROWS if row.role != "discovered"),
+        report_row("discovered", "one", "abs(W)", 9.0, "50%"),
+        report_row("discovered", "worse", "abs(g)", 9.5, "50%"),
+        report_row("discovered", "other", "square(W)", 12.0, "100/3%"),
+    ]
+    (figure,) = curves(rank(rows))
+    spec = figure.chart.to_dict()
+    drawn = {
+        (row["sparsity"], row["formula"])
+        for data in [spec.get("data", {}).get("values", []), *spec.get("datasets", {}).values()]
+        for row in data
+        if row["metric"] == "discovered"
+    }
+    assert sorted(drawn) == [(pytest.approx(100 / 3), "square(W)"), (50.0, "abs(W)")]
 
 
 def test_formulas_are_drawn_without_a_script(pages: dict[str, str]) -> None:
