@@ -29,7 +29,7 @@ types: $(READY) ## Static types, strict
 	$(BIN)/mypy
 
 pytest: $(READY) ## All tests but the slow ones, on two cores
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(READY) ## The slow tests too
 	$(BIN)/pytest -q -m "slow or not slow"

@@ -1,7 +1,8 @@
 """Finding search spaces and evaluators: by the name of an entry point, or as module:attribute."""
 
+import functools
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
 from autoproxy.errors import ConfigError, unknown_name
@@ -15,7 +16,7 @@ def names(kind: str) -> tuple[str, ...]:
     Args:
         kind: `space` or `evaluator`.
     """
-    return tuple(sorted(point.name for point in entry_points(group=GROUPS[kind])))
+    return tuple(sorted(point.name for point in _installed(kind)))
 
 
 def load(kind: str, name: str) -> object:
@@ -28,7 +29,7 @@ def load(kind: str, name: str) -> object:
     Raises:
         ConfigError: No such name, module or attribute.
     """
-    for point in entry_points(group=GROUPS[kind]):
+    for point in _installed(kind):
         if point.name == name:
             return point.load()
     if ":" not in name:
@@ -41,3 +42,9 @@ def load(kind: str, name: str) -> object:
         return EntryPoint(name, name, GROUPS[kind]).load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot load {kind} {name!r}: {error}") from error
+
+
+@functools.cache
+def _installed(kind: str) -> EntryPoints:
+    """Return the plug-ins of `kind`; looking through all that is installed is done once."""
+    return entry_points(group=GROUPS[kind])

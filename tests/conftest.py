@@ -1,5 +1,6 @@
 """What all tests share: one thread, no network, examples that repeat, and the shared notes."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -21,11 +22,27 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
     os.environ[_name] = "1"  # read once, when transformers is imported; that comes later
 
+# `nohup` and shells that start jobs behind your back let them ignore these, and what is ignored
+# is so in the processes that tests start too. A handler is not handed down, so those end as asked.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
 # The same examples on every machine and in every run: a red test stays red while it is mended.
 # `pytest --hypothesis-profile explore` draws new ones.
 hypothesis.settings.register_profile("repeat", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("repeat")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector never again look through what was imported and collected.
+
+    Half a million objects that stay to the end: each look at all of them took longer than many
+    a test.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from autoproxy.ledger.schema import SCHEMA_VERSION
 from tests.autoproxy.export.drawn import arguments, inputs
 from tests.evaluators.tiny import edit_json
 from tests.runs import EVALUATORS, SEARCH, SPACES, flags, outcome_of_run, rows, write_run_file
-from tests.saying import Run, refused
+from tests.saying import Run, Said, refused
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "sympy", "deap", "sqlalchemy", "numpy", "scipy", "optuna")
@@ -59,16 +59,33 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(folder, run_file, results, options)
 
 
-def process(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Call the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "autoproxy.cli", *map(str, words)],
+TURNS = """
+import json, sys
+from autoproxy.cli import main
+for words in json.loads(sys.argv[1]):
+    code = main(words)
+    for stream in (sys.stdout, sys.stderr):
+        print(f"<{code}>", file=stream, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def spoken(place: Place, tmp_path_factory: pytest.TempPathFactory) -> list[Said]:
+    """What a process says that evaluates a model that lacks a layer, and then one that is whole."""
+    folder = tmp_path_factory.mktemp("process")
+    evaluate = ["evaluate", *place.evaluate, "--results", str(folder / "r"), "--json", "--baseline"]
+    broken = [*evaluate, "wanda", "--model", str(broken_model(place, folder, "deeper"))]
+    done = subprocess.run(
+        [sys.executable, "-c", TURNS, json.dumps([broken, [*evaluate, "magnitude"]])],
         capture_output=True,
         text=True,
-        check=False,
-        cwd=cwd,
+        check=True,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
     )
+    outs, errs = (re.split(r"<(\d+)>\n", stream) for stream in (done.stdout, done.stderr))
+    assert outs[1::2] == errs[1::2]
+    return [Said(int(c), o, e) for c, o, e in zip(outs[1::2], outs[::2], errs[::2], strict=False)]
 
 
 # --- the way from a model to a leaderboard -----------------------------------------------------
@@ -385,15 +402,11 @@ def test_the_commands_and_options_are_those_of_the_design(run: Run) -> None:
     assert run().code == 2
 
 
-def test_as_a_process_it_says_the_result_alone_on_standard_output(place: Place) -> None:
-    done = process(
-        *("evaluate", "--baseline", "magnitude", *place.evaluate, "--json"),
-        *("--results", place.folder / "process"),
-        cwd=place.folder,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["metric"] == "magnitude"
-    assert "Traceback" not in done.stderr
+def test_as_a_process_it_says_the_result_alone_on_standard_output(spoken: list[Said]) -> None:
+    said = spoken[1]
+    assert said.code == 0, said.err
+    assert said.json["metric"] == "magnitude"
+    assert "Traceback" not in said.err
 
 
 # --- what the user can mend --------------------------------------------------------------------
@@ -583,17 +596,13 @@ def test_models_that_cannot_serve(
     refused(said, *told)
 
 
-def test_the_library_adds_no_words_of_its_own(place: Place, tmp_path: Path) -> None:
+def test_the_library_adds_no_words_of_its_own(spoken: list[Said]) -> None:
     """Its loggers write past what a test in this process can capture."""
-    model = broken_model(place, tmp_path, "deeper")
-    done = process(
-        *("evaluate", "--baseline", "wanda", *place.evaluate, "--model", model),
-        *("--results", tmp_path / "r"),
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("autoproxy: ")
-    assert len(done.stderr.splitlines()) == 1
+    said = spoken[0]
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.startswith("autoproxy: ")
+    assert len(said.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["search", "evaluate", "leaderboard", "resume"])

@@ -289,7 +289,7 @@ def test_ctrl_c_prints_the_table_and_ends_with_130(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autoproxy.console._PlainLines.__call__", stop)
+    monkeypatch.setattr("autoproxy.live._PlainLines.__call__", stop)
     said = run("leaderboard", "--verify", table(results), "--results", results)
     assert said.code == 130
     assert "not verified" in said.out

@@ -7,7 +7,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +36,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def watched(process: subprocess.Popen[bytes], results: Path, *, until: str) -> list[Sight]:
+def watched(ended: Callable[[], object], results: Path, *, until: str) -> list[Sight]:
     """Look at a run as often as can be, until its status or stage is `until`, or it ends."""
     seen: list[Sight] = []
-    while process.poll() is None:
+    while not ended():
         time.sleep(0.05)
         with contextlib.suppress(StorageError), watching(Workspace(results), None) as watch:
-            while process.poll() is None:  # it has begun
+            while not ended():  # it has begun
                 seen.append(watch.look())
                 if until in {seen[-1].status, seen[-1].progress.stage}:
                     return seen
@@ -63,14 +66,17 @@ def test_a_watched_run_ends_as_one_that_nobody_watched(place: Path, run: Run) ->
     """Looked at without a pause, and ended by a terminal that is closed, on the way."""
     results, log = place / "watched", f"tensorboard:{place / 'log-2'}"
     process = begin(place, "search", "--config", str(place / "run.toml"), "--track", log)
-    seen = watched(process, results, until="search")
+    seen = watched(lambda: process.poll() is not None, results, until="search")
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 130
     said = run("watch", "--results", results, "--once")
     assert "interrupted; go on with: autoproxy resume tiny-run" in said.out
-    process = begin(place, "resume", "--track", log)
-    seen += watched(process, results, until="done")
-    assert process.wait(120) == 0
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as beside:
+        looked = beside.submit(watched, ended.is_set, results, until="done")
+        assert run("resume", "--results", results, "--track", log).code == 0
+        ended.set()
+    seen += looked.result()
     assert outcome_of_run(results) == outcome_of_run(place / "plain")
     stages = [sight.progress.stage for sight in seen]
     assert {"baselines", "search", "random search"} <= set(stages)

@@ -1,19 +1,31 @@
 """Whole runs with workers: the same result for any crew, whoever of it dies on the way."""
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from autoproxy.cli import main
 from tests.runs import outcome_of_run, write_run_file
+from tests.saying import Run
+
+# Libraries of clusters leave sockets and files open when they are told to stop.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+]
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -32,8 +44,8 @@ def run_file(place: Path) -> Path:
 @pytest.fixture(scope="module")
 def alone(place: Path, run_file: Path) -> dict[str, Any]:
     """What the run leaves without workers."""
-    done = start(run_file, place / "alone", [])
-    assert done.wait(600) == 0
+    words = ["--config", str(run_file), "--results", str(place / "alone")]
+    assert main(["search", *words]) == 0
     return outcome_of_run(place / "alone")
 
 
@@ -58,10 +70,10 @@ def agree(found: dict[str, Any], right: dict[str, Any]) -> None:
     assert len({row[:3] for row in evaluations}) == len(evaluations)  # nothing counted twice
 
 
-def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Return the processes that measure for a run on this machine."""
+def workers() -> list[psutil.Process]:
+    """Return the processes that measure for a run of this process."""
     found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in psutil.Process().children(recursive=True):
         try:
             if any("popen_loky" in word for word in child.cmdline()):
                 found.append(child)
@@ -79,36 +91,42 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     ],
 )
 def test_processes_of_this_machine_and_their_deaths_change_nothing(
-    count: int, kills: int, place: Path, run_file: Path, alone: dict[str, Any]
+    count: int, kills: int, place: Path, run_file: Path, alone: dict[str, Any], run: Run
 ) -> None:
-    results = place / f"loky-{count}"
-    process = start(run_file, results, ["--workers", str(count)])
-    draw, died = random.Random(count), 0
-    while process.poll() is None and died < kills:
-        time.sleep(draw.uniform(0.2, 1.0 if kills > 2 else 2.0))
-        for victim in draw.sample(crew := workers_of(process), min(1, len(crew))):
-            victim.kill()
-            died += 1
-    assert process.wait(900) == 0, (results / "said.txt").read_text(encoding="utf-8")
-    assert died == kills
+    results, ended = place / f"loky-{count}", threading.Event()
+
+    def kill() -> int:
+        draw, died = random.Random(count), 0
+        while died < kills and not ended.wait(draw.uniform(0.2, 1.0 if kills > 2 else 2.0)):
+            for victim in draw.sample(crew := workers(), min(1, len(crew))):
+                victim.kill()
+                died += 1
+        return died
+
+    with ThreadPoolExecutor(1) as beside:
+        died = beside.submit(kill)
+        said = run("search", "--config", run_file, "--results", results, "--workers", count)
+        ended.set()
+    assert said.code == 0, said.err
+    assert died.result() == kills
     agree(outcome_of_run(results), alone)
 
 
 @pytest.mark.parametrize("backend", ["dask", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_cluster_changes_nothing(
-    backend: str, place: Path, run_file: Path, alone: dict[str, Any], request: Any
+    backend: str, place: Path, run_file: Path, alone: dict[str, Any], request: Any, run: Run
 ) -> None:
     words = ["--backend", backend, "--workers", "2"]
     if backend == "dask":
         words += ["--scheduler", request.getfixturevalue("cluster").address]
     results = place / backend
-    process = start(run_file, results, words)
-    assert process.wait(900) == 0, (results / "said.txt").read_text(encoding="utf-8")
+    said = run("search", "--config", run_file, "--results", results, *words)
+    assert said.code == 0, said.err
     agree(outcome_of_run(results), alone)
 
 
 def test_a_run_may_go_on_with_another_crew(
-    place: Path, run_file: Path, alone: dict[str, Any]
+    place: Path, run_file: Path, alone: dict[str, Any], run: Run
 ) -> None:
     """Killed in the middle of the search, with workers; resumed without."""
     results = place / "resumed"
@@ -121,9 +139,7 @@ def test_a_run_may_go_on_with_another_crew(
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    command = [sys.executable, "-m", "autoproxy.cli", "resume", "--results", str(results), "--json"]
-    said = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, check=True)
-    assert json.loads(said.stdout)["run"] == "tiny-run"
+    assert run("resume", "--results", results, "--json").json["run"] == "tiny-run"
     agree(outcome_of_run(results), alone)
 
 

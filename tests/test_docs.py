@@ -1,13 +1,13 @@
 """The site: it builds, its links lead somewhere, its commands exist, and its Python runs."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -40,6 +40,9 @@ PAGES = {
 }
 WALKED = ("write-a-space.md", "write-an-evaluator.md")
 """Pages whose files, commands and Python are run from the first to the last, in one folder."""
+
+SMALL = ("--calibration-blocks", "8", "--validation-blocks", "3", "--confirm-blocks", "2")
+"""What a search of a language model on a page is given besides: how much it reads, no more."""
 
 ELSEWHERE = {"prune.md": "tests/test_docs_prune.py"}
 """Pages whose Python is run by a test of their own."""
@@ -78,17 +81,27 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the built site; the network of the building process is cut."""
-    if importlib.util.find_spec("sphinx") is None:
-        pytest.skip("sphinx is not installed; it comes with the dev group")
+    """Return the folder of the site, built as `make docs` does, without a network.
+
+    In this process, which has imported what the API page documents.
+    """
+    sphinx = pytest.importorskip("sphinx.cmd.build", reason="it comes with the dev group")
     place = tmp_path_factory.mktemp("site")
     command = next(
         line for line in read(ROOT / "Makefile").splitlines() if "-m sphinx" in line
     ).split()
+    assert command[1:3] == ["-m", "sphinx"]
     assert command[-2:] == ["docs", "docs/_build/html"]
-    words = [sys.executable, *command[1:-1], "-d", str(place / "trees"), str(place / "html")]
-    done = _call(words, ROOT, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    words = [*command[3:-1], "-d", str(place / "trees"), str(place / "html")]
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries; what Sphinx finds, it prints
+        patch.chdir(ROOT)
+        patch.setattr(sys, "path", [*sys.path])
+        for name in ("http_proxy", "https_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            code = sphinx.main(words)
+    assert (code, said.getvalue()) == (0, "")
     return place / "html"
 
 
@@ -97,8 +110,8 @@ def built(site: Path) -> Mapping[Path, Page]:
     return {path: Page(read(path)) for path in sorted(site.rglob("*.html"))}
 
 
-def _call(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    around = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+def _call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    around = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         words, check=False, cwd=folder, env=around, capture_output=True, text=True
     )
@@ -257,6 +270,7 @@ def _execute(code: str, name: str) -> None:
 
 def _run(words: list[str]) -> None:
     if words[0] == "autoproxy":
+        words = [*words, *SMALL] if words[1] == "search" and "--evaluator" not in words else words
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             assert main(words[1:]) == 0, words
     elif words[0] == "cp":

@@ -209,12 +209,14 @@ class Grammar:
         steps = {t: 0 for t, terminals in leaves.items() if terminals}
         for _ in Kind:
             for kind_type, overloads in self.set.primitives.items():
+                if kind_type in steps:
+                    continue  # found in an earlier round; there are tens of thousands of overloads
                 ways = [
                     1 + max(steps[arg] for arg in overload.args)
                     for overload in overloads
                     if all(arg in steps for arg in overload.args)
                 ]
-                if ways and kind_type not in steps:
+                if ways:
                     steps[kind_type] = min(ways)
         return steps
 

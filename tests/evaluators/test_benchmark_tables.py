@@ -292,12 +292,17 @@ def test_a_starter_table_is_read_strictly(cells: dict[str, str], said: str, tmp_
         open_benchmark("starter", write(path, changed(rows, 0, **cells)))
 
 
-def test_published_parameters_of_flexibert_are_met_to_the_last_one(shared: Path) -> None:
+EVERY = pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+"""Every seventh network, in which each width, operation and number of heads occurs; or each."""
+
+
+@EVERY
+def test_published_parameters_of_flexibert_are_met_to_the_last_one(shared: Path, step: int) -> None:
     path = shared / "data" / "flexibert" / "architectures.csv"
     rows, _ = read_table(path, (*flexibert.COLUMNS, "csv_Number_of_Parameters"))
     benchmark = open_benchmark("flexibert", path, declared=True)
     seen: dict[Any, int] = {}
-    for row in rows:
+    for row in rows[::step]:
         config = flexibert.published_config(flexibert.declared_config(row))
         if config not in seen:
             with torch.device("meta"):
@@ -314,12 +319,13 @@ def test_flexibert_has_195_networks_as_they_are_built(shared: Path) -> None:
     assert len({benchmark.strata(a) for a in benchmark.architectures}) == 4
 
 
-def test_published_parameters_of_gpt2_are_met_by_part(shared: Path) -> None:
+@EVERY
+def test_published_parameters_of_gpt2_are_met_by_part(shared: Path, step: int) -> None:
     path = shared / "data" / "gpt2_lts" / "architectures.csv"
     kinds = ("AdaEmb", "Attn", "FFN", "nonembedding", "total")
     rows, _ = read_table(path, ["id", *[f"params_{kind}" for kind in kinds]])
     benchmark = open_benchmark("gpt2-lts", path)
-    for row, architecture in zip(rows, benchmark.architectures, strict=True):
+    for row, architecture in list(zip(rows, benchmark.architectures, strict=True))[::step]:
         found = benchmark.model_terminals(architecture)
         with torch.device("meta"):
             network = benchmark.network(architecture.config)
