@@ -317,10 +317,10 @@ def _metric(metric: Metric, groups: Sequence[Group], runs: set[str]) -> dict[str
     run = metric.sheet.get("source run")
     rows = [
         _row(
-            _cell(heading(group.protocol), link=f"../leaderboard.html#p-{group.digest[:12]}"),
             _cell(f"{place} of {len(group.entries)}", order=place),
             _cell(cells(columns_of(group.protocol), entry.to_json())[0]),
             _cell(entry.name),
+            _cell(heading(group.protocol), link=f"../leaderboard.html#p-{group.digest[:12]}"),
         )
         for group in groups
         for place, entry in enumerate(group.entries, 1)
@@ -338,7 +338,7 @@ def _metric(metric: Metric, groups: Sequence[Group], runs: set[str]) -> dict[str
             for one in VOCABULARY.values()
             if one.name in expression.terminals()
         ],
-        "heads": ["table", "place", "value", "listed as"],
+        "heads": ["place", "value", "listed as", "table"],
         "rows": rows,
         "source": Markup(highlight(metric.source, PythonLexer(), HtmlFormatter(nowrap=False))),  # noqa: S704 - Pygments escapes it
         "charts": False,
