@@ -51,7 +51,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Improvement:
     """The best value so far, when a formula was better than all before it.
 
     Attributes:
@@ -65,7 +65,7 @@ class Step:
     text: str
 
 
-def progress(events: Sequence[Event], objective: Objective) -> Iterator[Step]:
+def progress(events: Sequence[Event], objective: Objective) -> Iterator[Improvement]:
     """Yield each improvement of a run, and last where it ended.
 
     What is spent is the sum of the fidelities that formulas were measured at, in the order of
@@ -89,9 +89,9 @@ def progress(events: Sequence[Event], objective: Objective) -> Iterator[Step]:
             continue
         if best is None or best.value is None or objective.better(event.value, best.value):
             best = event
-            yield Step(total, event.value, event.text)
+            yield Improvement(total, event.value, event.text)
     if best is not None and best.value is not None:
-        yield Step(total, best.value, best.text)
+        yield Improvement(total, best.value, best.text)
 
 
 def lineage(events: Sequence[Event], key: str) -> list[Event]:
