@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from autoproxy.cli import main
+from autoproxy.report.figures import RULES
 from tests.runs import SEARCH, write_run_file
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -39,6 +40,7 @@ def test_a_run_leaves_its_archive_beside_its_summary(
     assert (folder / "archive.csv").read_bytes() == out.read_bytes()
     assert len((folder / "random.csv").read_text(encoding="utf-8").splitlines()) > 1
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert {"proposed", *RULES} == set(summary["funnel"])  # each has its meaning on the page
     rows = out.read_text(encoding="utf-8").splitlines()[1:]
     spent = sum(float(row.split(",")[5]) for row in rows)
     # Who was screened when the budget ended, and promoted, was never raced and has no row.
