@@ -15,6 +15,7 @@ from autoproxy.cli_benchmark import benchmarks
 from autoproxy.cli_common import (
     Allocation,
     Backend,
+    BaselineOrMethod,
     Benchmark,
     BenchmarkTable,
     CacheLimit,
@@ -241,7 +242,7 @@ def evaluate(
     metric: Annotated[
         str | None, typer.Option(help="Expression, such as 'abs(W) * x_norm'.")
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="Hand-made metric; see `list`.")] = None,
+    baseline: BaselineOrMethod = None,
     space: Annotated[str, typer.Option(help="Space that has the baseline.")] = "importance",
     evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
     model: Model = None,
@@ -350,7 +351,7 @@ def prune(
     metric: Annotated[
         str | None, typer.Option(help="Expression, baseline, run, or a metric's JSON file.")
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="Hand-made metric; see `list`.")] = None,
+    baseline: BaselineOrMethod = None,
     sparsity: Sparsity = None,
     pattern: Pattern = None,
     group: Group = None,
@@ -379,7 +380,7 @@ def prune(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Prune a model by a metric, and write it as a folder that loads anywhere."""
+    """Prune a model by a metric or a method, and write it as a folder that loads anywhere."""
     from autoproxy import console, live
     from autoproxy.commands.pruning import PruneOrder, prune_model
     from autoproxy.commands.workspace import Workspace

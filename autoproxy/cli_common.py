@@ -49,6 +49,13 @@ Validation = Annotated[list[str] | None, typer.Option(help="Text that the search
 ReportText = Annotated[
     list[str] | None, typer.Option("--text", help="Text of the report; no search sees it.")
 ]
+BaselineOrMethod = Annotated[
+    str | None,
+    typer.Option(
+        help="Hand-made metric, see `list`; or a method: sparsegpt, sparsegpt-mask, wanda-variant, "
+        "dsnot, ria-permuted."
+    ),
+]
 Sparsity = Annotated[str | None, typer.Option(help="Share of the weights to drop, such as 0.5.")]
 Pattern = Annotated[str | None, typer.Option(help="KEEP:BLOCK instead of a sparsity, such as 2:4.")]
 Group = Annotated[

@@ -121,9 +121,12 @@ def pruned(console: Console, found: Mapping[str, Any]) -> None:
     layers = [layer["sparsity"] for layer in found["layers"].values()]
     table = Table("", "", show_header=False)
     table.add_row("metric", escape(found["metric"]))
-    table.add_row("formula", escape(found["formula"]))
-    protocol = found["protocol"]
-    table.add_row("condition", escape(f"{protocol['condition']} per {protocol['group']}"))
+    method, protocol = found.get("method"), found["protocol"]
+    table.add_row(
+        "formula", escape(f"(a method: {method['source']})" if method else found["formula"])
+    )
+    where = method["compares"] if method else protocol["group"]
+    table.add_row("condition", escape(f"{protocol['condition']} per {where}"))
     table.add_row("dropped", f"{found['dropped']:,} of {found['weights']:,} weights")
     table.add_row("sparsity", f"{found['sparsity']:.4%}")
     table.add_row("of a layer", f"{min(layers):.4%} to {max(layers):.4%}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from autoproxy.errors import ModelError
 from autoproxy.language.expression import Expression
 from evaluators.config import PruningConfig
+from evaluators.methods import METHODS
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import block_losses, perplexity
 from evaluators.room import check_room, needs
@@ -47,7 +48,7 @@ class Decision:
 
 def commit(
     config: PruningConfig,
-    expression: Expression,
+    candidate: Expression | str,
     decide: Callable[[Callable[[str], None]], Decision],
     folder: Path,
     *,
@@ -58,7 +59,7 @@ def commit(
 
     Args:
         config: Which model, and with what numbers.
-        expression: The importance, for what its statistics need.
+        candidate: The importance or the name of a method, for what its statistics need.
         decide: Makes an evaluator that tells of what it notes, and returns its decision. Nothing
             else holds the evaluator, so the dense model is gone before it is loaded to be written.
         folder: An existing empty folder.
@@ -67,7 +68,9 @@ def commit(
     """
     tell("model", None)
     source = find_source(config.model)
-    wanted = needs(source, expression.terminals(), dtype=config.dtype, group=config.group)
+    named = isinstance(candidate, str)
+    read = METHODS[candidate].needs if isinstance(candidate, str) else candidate.terminals()
+    wanted = needs(source, read, dtype=config.dtype, group=config.group, by_method=named)
     check_room(wanted, device=config.device, folder=folder.parent, cache=cache)
     tell("masks", None)
     decision = decide(lambda text: tell("masks", text))

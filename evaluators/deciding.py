@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -122,6 +123,34 @@ class Decider:
                 if self._mode == "sequential":
                     walk.step(number)
         return made
+
+    def masks_by(self, method: Method, seed: int) -> tuple[Masks, dict[str, Tensor]]:
+        """Return the masks that a method leaves, and its weights where it changed what stays.
+
+        Dropped is what the method makes zero, so zeros that the model had are dropped too unless
+        the method gives them another value.
+
+        Returns:
+            Bits of each matrix, and the weights of `weights_by`, on the processor, of those
+            matrices alone that are not the model's own with zeros.
+
+        Raises:
+            ConfigError: As `weights_by`, or a weight is not finite.
+        """
+        made = self.weights_by(method, seed)
+        masks: Masks = {}
+        changed: dict[str, Tensor] = {}
+        for name in self._model.weights:
+            new, dense = made.pop(name), self._model.weights[name]  # freed one by one
+            if not torch.isfinite(new).all():
+                raise ConfigError(
+                    f"{method.name} cannot prune this model: its weights are not finite on {name}"
+                )
+            keep = new != 0
+            masks[name] = pack(keep)
+            if not torch.equal(new, dense.masked_fill(~keep, 0.0)):
+                changed[name] = new.cpu()
+        return masks, changed
 
     def owl(self, seed: int, sparsity: Fraction) -> list[Fraction]:
         """Return the sparsity of each decoder layer by its share of Wanda's outliers."""

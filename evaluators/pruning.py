@@ -38,7 +38,7 @@ from evaluators.allocation import Share, allocation_json, tuned
 from evaluators.behaviour import Prober
 from evaluators.cache import tend
 from evaluators.calibrated import WANDA, Calibrated
-from evaluators.committing import Decision, commit
+from evaluators.committing import Decision, Writer, commit
 from evaluators.config import PruningConfig
 from evaluators.deciding import Decider, Masks
 from evaluators.illustration import kept_rows
@@ -482,14 +482,14 @@ class PruningEvaluator:
     def prune(
         cls,
         options: Mapping[str, Any],
-        expression: Expression,
+        candidate: Expression | str,
         folder: Path,
         *,
         check: bool,
         cache: Path,
         tell: Callable[[str, str | None], None],
     ) -> dict[str, Any]:
-        """Write the model as an importance prunes it, as a plain Hugging Face folder.
+        """Write the model as an importance or a method prunes it, as a plain Hugging Face folder.
 
         What is written in another shape is tried on a few tokens against what was measured.
         Memory and disk are checked first. The evaluator is gone when the model is written, so
@@ -497,7 +497,7 @@ class PruningEvaluator:
 
         Args:
             options: As in `from_options`.
-            expression: Importance of the kind that `root_of` says.
+            candidate: Importance of the kind that `root_of` says, or the name of one of `methods`.
             folder: An existing empty folder.
             check: Whether to measure perplexity on the report text before, and after of the
                 folder as written, loaded again.
@@ -507,33 +507,46 @@ class PruningEvaluator:
         Returns:
             `protocol`, `options` (complete), what `write_pruned` or `write_shrunk` says, and
             `check`: text, and dense and pruned perplexity (None where not finite), or None where
-            no check was asked.
+            no check was asked. Of a method also `method`: its name, source and where it compares.
 
         Raises:
-            ConfigError: An option, a text, the model or the importance cannot serve, or there is
-                no room.
+            ConfigError: An option, a text, the model, the importance or the method cannot serve,
+                or there is no room.
             ModelError: What was written does not compute what it should.
         """
         config = cls.asks.from_options(options)
+        if isinstance(candidate, str):
+            METHODS[candidate].check(config.condition)  # before anything is loaded
 
         def decided(notice: Callable[[str], None]) -> Decision:
             roles = ("calibration", "text") if check else ("calibration",)
-            return cls(config, cache=cache, notice=notice, roles=roles).decide(expression)
+            return cls(config, cache=cache, notice=notice, roles=roles).decide(candidate)
 
-        return commit(config, expression, decided, folder, cache=cache, tell=tell)
+        return commit(config, candidate, decided, folder, cache=cache, tell=tell)
 
-    def decide(self, expression: Expression) -> Decision:
-        """Return all that is needed to write the model that an importance prunes."""
-        masks = self._masks_of(expression)
-        if isinstance(masks, Failed):
-            raise ConfigError(f"{expression} cannot prune this model: {masks.reason}")
+    def decide(self, candidate: Expression | str) -> Decision:
+        """Return all that is needed to write the model that an importance or a method prunes."""
+        if isinstance(candidate, str):
+            method = METHODS[candidate]
+            masks, changed = self._decider.masks_by(method, self._config.seed)
+            write = functools.partial(write_pruned, changed=changed)
+            facts = {"name": method.name, "source": method.source, "compares": method.group}
+            return self._decision(masks, write, {"method": facts})
+        found = self._masks_of(candidate)
+        if isinstance(found, Failed):
+            raise ConfigError(f"{candidate} cannot prune this model: {found.reason}")
+        return self._decision(found, write_pruned, {})
+
+    def _decision(self, masks: Masks, write: Writer, more: Mapping[str, Any]) -> Decision:
+        """Return masks with the facts of how they were made, and the text for a check."""
         facts: dict[str, Any] = {
+            **more,
             "protocol": {**self._shared_protocol(), "seed": self._config.seed},
             "options": self._config.mask_options(self._length),
             "check": None,
         }
         if "text" not in self._texts:
-            return Decision(masks, facts, write_pruned)
+            return Decision(masks, facts, write)
         drawn = self._report_blocks
         text = self._texts["text"]
         facts["options"] |= {
@@ -547,7 +560,7 @@ class PruningEvaluator:
             "tokens": drawn.numel(),
             "dense_perplexity": finite(perplexity(block_losses(self._loaded.model, drawn))),
         }
-        return Decision(masks, facts, write_pruned, drawn)
+        return Decision(masks, facts, write, drawn)
 
     @property
     def loaded(self) -> LoadedModel:

@@ -44,34 +44,46 @@ class Needs:
     advice: tuple[str, ...]
 
 
-def needs(source: Source, terminals: frozenset[str], *, dtype: str, group: str) -> Needs:
+def needs(
+    source: Source,
+    terminals: frozenset[str],
+    *,
+    dtype: str,
+    group: str,
+    by_method: bool = False,
+) -> Needs:
     """Return what pruning a model and writing it takes.
 
     Args:
         source: The model's files.
-        terminals: What the formula reads.
+        terminals: What the formula or the method reads.
         dtype: Of the model's numbers while it is measured.
         group: Where importances are compared.
+        by_method: Whether a method makes new weights, with statistics of one decoder layer at a
+            time, rather than a formula masks.
     """
     weights, bits = source.prunable_weights, source.prunable_weights // 8
     computed = source.parameters * find_dtype(dtype).itemsize
     stored = source.parameters * find_dtype(source.dtype).itemsize
     large = sum(
-        VOCABULARY[name].kind is Kind.WEIGHT for name in terminals - {"W", "noise"}
+        VOCABULARY[name].kind is Kind.WEIGHT
+        for name in terminals & VOCABULARY.keys() - {"W", "noise"}
     )  # such as gradients
     collecting = 4 * weights * (large + (large > 0))  # one is copied when it is written
     if terminals & SECOND_MOMENTS:
-        collecting += _second_moments(source.shapes)
+        collecting += _second_moments(source.shapes, in_turn=by_method)
     largest = max(d_out * d_in for d_out, d_in in source.shapes.values())
     together = _together(source.shapes, group)
     # Per row and N:M a layer is worked on in tiles, and is copied if its type is converted;
     # otherwise weights, importances and what is between, or importances side by side, and masks.
-    copies = 3 if group not in {"row", "block"} else 1
+    copies = 3 if by_method or group not in {"row", "block"} else 1
     selecting = 4 * weights * large + max(copies * 4 * largest, 9 * together)
+    # A method's new weights are held until they are written; the dense ones while it works.
+    new = weights * find_dtype(dtype).itemsize if by_method else 0
     retyped = min(stored, SHARD_BYTES) if len(set(source.types.values())) > 1 else 0
     return Needs(
-        measuring=computed + bits + max(collecting, selecting),
-        loading=max(computed, stored + bits + retyped),
+        measuring=computed + bits + max(collecting, selecting) + 2 * new,
+        loading=max(computed, stored + bits + retyped + new),
         out=stored + bits + SMALL_FILES,
         cache=4 * weights * large,
         advice=_advice(dtype, group if together else "", gradients=bool(large)),
@@ -165,14 +177,21 @@ def _together(shapes: Mapping[str, tuple[int, int]], group: str) -> int:
     return max(sizes.values()) if group in SPANNING else 0
 
 
-def _second_moments(shapes: Mapping[str, tuple[int, int]]) -> int:
+def _second_moments(shapes: Mapping[str, tuple[int, int]], *, in_turn: bool) -> int:
     """Return the bytes of x x^T in float64, one for each width of each decoder layer.
 
     Three more of the widest are held while it is inverted.
+
+    Args:
+        shapes: (d_out, d_in) of each layer.
+        in_turn: Whether those of one decoder layer are held at a time.
     """
-    widths = {(*re.findall(r"\.(\d+)\.", name)[:1], d_in) for name, (_, d_in) in shapes.items()}
-    sizes = [8 * int(key[-1]) ** 2 for key in widths]
-    return sum(sizes) + 3 * max(sizes)
+    homes = {name: "".join(re.findall(r"\.(\d+)\.", name)[:1]) for name in shapes}
+    sizes: dict[str, int] = {}
+    for home, d_in in {(homes[name], d_in) for name, (_, d_in) in shapes.items()}:
+        sizes[home] = sizes.get(home, 0) + 8 * d_in**2
+    held = max(sizes.values()) if in_turn else sum(sizes.values())
+    return held + 3 * 8 * max(d_in for _, d_in in shapes.values()) ** 2
 
 
 def _by_disk(sizes: Iterable[tuple[Path, int]]) -> dict[Path, int]:

@@ -180,12 +180,12 @@ class ShrinkingEvaluator(PruningEvaluator):
     def _note_skipped(self, notice: Callable[[str], None]) -> None:
         """Say nothing: which weights stay dense is of no matter here."""
 
-    def decide(self, expression: Expression) -> Decision:
+    def decide(self, candidate: Expression | str) -> Decision:
         """Return all that is needed to write the model, which is tried on a few tokens then.
 
         What is written has other shapes than what was measured, but computes the same.
         """
-        decision = super().decide(expression)
+        decision = super().decide(candidate)
         write = functools.partial(write_shrunk, self._unit)
         with self._applied(decision.masks):
             return replace(decision, write=write, logits=few_logits(self._loaded))

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ def write_pruned(
     masks: Mapping[str, NDArray[np.uint8]],
     folder: Path,
     notice: Callable[[str], None],
+    *,
+    changed: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write the model with zeros where masks drop a weight, its tokenizer, and the masks.
 
@@ -58,18 +61,23 @@ def write_pruned(
         masks: Packed bits of each prunable layer, (d_out, d_in), True = keep.
         folder: An existing folder, filled with `*.safetensors`, their index, `masks.safetensors`,
             `config.json`, and what belongs to the tokenizer.
-        notice: Told of tensors in the files that the model has no use for; they are left out.
+        notice: Told of tensors in the files that the model has no use for, which are left out, and
+            of new weights that the files' types cannot hold exactly, which are rounded.
+        changed: (d_out, d_in) new weights of layers where more than zeros is new; zero where the
+            mask drops one, and in any type.
 
     Returns:
         What `counts` says.
 
     Raises:
-        ModelError: The source cannot be loaded.
+        ModelError: The source cannot be loaded, or its types cannot hold the new weights.
         OSError: The folder cannot be written.
     """
+    if changed:
+        _check_held(source, changed, notice)
     loaded = load_model(source.name, device="cpu", dtype=source.dtype)
     note_unread(loaded, notice)
-    _apply(loaded, masks)
+    _apply(loaded, masks, changed)
     try:
         save_folder(loaded, source, folder)
         write_masks(folder / MASKS, masks, source.shapes)
@@ -163,11 +171,40 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _apply(loaded: LoadedModel, masks: Mapping[str, NDArray[np.uint8]]) -> None:
-    """Zero what the masks drop, for good."""
+def _check_held(
+    source: Source, changed: Mapping[str, Tensor], notice: Callable[[str], None]
+) -> None:
+    """See that new weights can be written in the types of the source, and tell of rounding.
+
+    Raises:
+        ModelError: One is too large for the narrowest of the types.
+    """
+    types = set(source.types.values())
+    most = min(torch.finfo(held).max for held in types)
+    for name, weight in changed.items():
+        if weight.abs().max() > most:
+            raise ModelError(
+                f"the new weights of {name} are too large for the types of the model's files "
+                f"(largest {float(weight.abs().max()):.3g}, they hold {most:.3g}); save the model "
+                "in bfloat16 or float32 and prune that"
+            )
+    made = next(iter(changed.values())).dtype
+    if narrower := {held for held in types if torch.promote_types(held, made) != held}:
+        words = " and ".join(sorted(str(held).removeprefix("torch.") for held in narrower))
+        notice(f"new weights are rounded to the types of the model's files ({words})")
+
+
+def _apply(
+    loaded: LoadedModel,
+    masks: Mapping[str, NDArray[np.uint8]],
+    changed: Mapping[str, Tensor],
+) -> None:
+    """Put new weights in their places and zero what the masks drop, for good."""
     layers = prunable(loaded.model)
     for name, bits in masks.items():
         weight = layers[name].weight
+        if name in changed:
+            weight.copy_(changed[name])
         weight.masked_fill_(~unpack(bits, weight), 0.0)
 
 

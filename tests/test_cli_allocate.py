@@ -59,6 +59,8 @@ _TOLD = {"out", "name", "formula", "notices"}
             ["'shrinking' has no allocation to tune"],
         ),
         (["--baseline", "wanda", "--evaluator", "prunning"], ["did you mean 'pruning'"]),
+        (["--baseline", "sparsegpt"], ["'sparsegpt' is a method", "so it has no formula"]),
+        (["--baseline", "sparsgpt"], ["unknown baseline 'sparsgpt'; did you mean 'sparsegpt'?"]),
         (["--baseline", "wanda", "--trials", "1"], ["trials must be at least 2, got 1"]),
     ],
     ids=lambda value: " ".join(value)[:50],

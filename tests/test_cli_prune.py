@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoproxy.language.parse import parse
+from evaluators.methods import METHODS
 from evaluators.pruning import PruningEvaluator
 from evaluators.writing import read_masks
 from tests.evaluators.tiny import edit_json, tiny_folder, tiny_options
@@ -107,6 +109,41 @@ def test_the_recipe_says_what_was_done_and_how_to_do_it_again(
     assert contents(elsewhere / "deep" / "pruned") == contents(folder)
 
 
+def test_the_recipe_of_a_method_names_it_and_has_no_formula(
+    run: Run, checked: list[str], tmp_path: Path
+) -> None:
+    """Else it says what that of a metric says; its command gives every file again."""
+    asked = ["prune", *checked, "--sparsity", "0.5", "--results", tmp_path / "r", "--json"]
+    said = run(*asked, "--baseline", "sparsegpt", "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    recipe = recipe_of(tmp_path / "out")
+    assert said.json == {"out": str(tmp_path / "out"), **recipe, "notices": []}
+    assert recipe["metric"] == "sparsegpt"
+    assert recipe["method"] == {
+        "name": "sparsegpt",
+        "source": METHODS["sparsegpt"].source,
+        "compares": "columns:128",
+    }
+    by_metric = run(*asked, "--baseline", "wanda", "--out", tmp_path / "wanda").json
+    assert by_metric.keys() - said.json.keys() == {"text", "formula", "key"}
+    assert said.json.keys() - by_metric.keys() == {"method"}
+    assert said.json["protocol"] == by_metric["protocol"]
+    assert (said.json["format"], said.json["version"]) == ("autoproxy-recipe", 1)
+    before = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    again = run(*shlex.split(recipe["command"])[1:], "--results", tmp_path / "r")
+    assert again.code == 0, again.err
+    assert contents(tmp_path / "out") == before
+    for word in ("sparsegpt", "(a method: Frantar & Alistarh 2023", "50% per columns:128"):
+        assert word in again.out, again.out
+
+
+def test_help_names_every_method(run: Run) -> None:
+    for command in ("prune", "evaluate"):
+        text = re.sub(r"-\s+", "-", run(command, "--help").out)
+        assert all(re.search(rf"[ ,]{name}[,.]", " ".join(text.split())) for name in METHODS)
+
+
 def test_a_metric_of_a_file_and_of_a_run_prune_alike(
     run: Run, words: list[str], tmp_path: Path
 ) -> None:
@@ -142,6 +179,12 @@ def test_a_metric_of_a_file_and_of_a_run_prune_alike(
         ["--baseline", "random", "--sparsity", "0.2", "--group", "model"],
         ["--baseline", "wanda", "--sparsity", "0.5", "--mode", "sequential"],
         ["--baseline", "ria", "--sparsity", "0.6", "--allocation", "owl"],
+        ["--baseline", "sparsegpt", "--sparsity", "0.5"],
+        ["--baseline", "sparsegpt", "--pattern", "2:4", "--mode", "sequential"],
+        ["--baseline", "sparsegpt-mask", "--sparsity", "0.4", "--dtype", "bfloat16"],
+        ["--baseline", "wanda-variant", "--sparsity", "0.6", "--allocation", "owl"],
+        ["--baseline", "dsnot", "--sparsity", "0.5", "--seed", "1"],
+        ["--baseline", "ria-permuted", "--pattern", "2:4"],
     ],
     ids=lambda words: "-".join(words[1:4]),
 )
@@ -237,9 +280,18 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("pattern", [".out.*.part", ".out.*.part/config.json"])
-def test_ended_by_the_system_it_leaves_nothing(pattern: str, tmp_path: Path) -> None:
-    words = ["starter", "--metric", "abs(W)", "--check", "--results", tmp_path / "r"]
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        (".out.*.part", ["--metric", "abs(W)"]),
+        (".out.*.part/config.json", ["--metric", "abs(W)"]),
+        (".out.*.part/config.json", ["--baseline", "sparsegpt", "--calibration-blocks", "2"]),
+    ],
+)
+def test_ended_by_the_system_it_leaves_nothing(
+    pattern: str, what: list[str], tmp_path: Path
+) -> None:
+    words = ["starter", *what, "--check", "--results", tmp_path / "r"]
     process = started(*words, "--out", tmp_path / "new" / "out")
     wait_for(tmp_path / "new", pattern, process)
     process.send_signal(signal.SIGTERM)
@@ -287,16 +339,23 @@ def file_limit() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("size", [100, 3_000, 30_000])
+@pytest.mark.parametrize(
+    ("size", "what"),
+    [
+        *((size, ["--metric", "abs(W)"]) for size in (100, 3_000, 30_000)),
+        (30_000, ["--baseline", "sparsegpt"]),
+    ],
+)
 def test_a_disk_that_fills_up_on_the_way_leaves_nothing(
     run: Run,
     words: list[str],
     tmp_path: Path,
     file_limit: Callable[[int], None],
     size: int,
+    what: list[str],
 ) -> None:
     out = tmp_path / "new" / "out"
-    asked = ["prune", *words, "--metric", "abs(W)", "--out", out, "--results", tmp_path / "r"]
+    asked = ["prune", *words, *what, "--out", out, "--results", tmp_path / "r"]
     file_limit(size)
     said = run(*asked)
     file_limit(resource.RLIM_INFINITY)
@@ -330,6 +389,12 @@ def test_a_disk_that_fills_up_on_the_way_leaves_nothing(
             ["cannot write pruned models"],
         ),
         (["--metric", "abs(W)", "--length", "4096"], ["4096", "64 tokens"]),
+        (["--baseline", "sparsgpt"], ["unknown baseline 'sparsgpt'; did you mean 'sparsegpt'?"]),
+        (["--metric", "sparsegpt"], ["'sparsegpt' is a method", "prune (--baseline NAME)"]),
+        (["--baseline", "dsnot", "--pattern", "2:4"], ["dsnot", "2:4", "ask for a sparsity"]),
+        (["--baseline", "wanda-variant", "--pattern", "4:8"], ["4:8", "ask for a sparsity"]),
+        (["--baseline", "ria-permuted"], ["ria-permuted", "50%", "ask for a pattern"]),
+        (["--baseline", "sparsegpt", "--pattern", "2:5"], ["2:5", "5 divides", "has 16"]),
     ],
     ids=lambda value: " ".join(value)[:50],
 )

@@ -47,7 +47,11 @@ def allocate(workspace: Workspace, order: AllocateOrder, out: Path, show: Show) 
     if out.exists():
         raise ConfigError(f"{out} exists, and nothing is overwritten; choose another --out")
     name, expression = asked_metric(
-        workspace, metric=order.metric, baseline=order.baseline, space=order.space
+        workspace,
+        metric=order.metric,
+        baseline=order.baseline,
+        space=order.space,
+        methods=loading.methods(order.evaluator),
     )
     said = {word: value for word, value in order.options.items() if value is not None}
     kind: loading.Tuner = loading.able(order.evaluator, "allocate", "has no allocation to tune")

@@ -6,7 +6,7 @@ from typing import Any
 
 from autoproxy.columns import columns_of
 from autoproxy.commands import loading
-from autoproxy.commands.metrics import asked_metric
+from autoproxy.commands.metrics import asked_candidate
 from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.commands.workspace import Workspace, append_line
 from autoproxy.errors import ConfigError
@@ -57,15 +57,17 @@ def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any
     Raises:
         ConfigError: The request cannot be met; the message says what can.
     """
-    if order.metric is None and order.baseline in loading.methods(order.evaluator):
-        named = Named("baseline", str(order.baseline), None)
-    else:
-        name, expression = asked_metric(
-            workspace, metric=order.metric, baseline=order.baseline, space=order.space
-        )
+    name, expression = asked_candidate(
+        workspace,
+        metric=order.metric,
+        baseline=order.baseline,
+        space=order.space,
+        methods=loading.methods(order.evaluator),
+    )
+    if expression is not None:
         _check_kind(expression, order.space)
-        role = "baseline" if order.baseline is not None else "evaluated"
-        named = Named(role, name, canonical(expression))
+        expression = canonical(expression)
+    named = Named("baseline" if order.baseline is not None else "evaluated", name, expression)
     harness = _open_tasks(order)
     workspace.prepare()
     said = {word: value for word, value in order.options.items() if value is not None}

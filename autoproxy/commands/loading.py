@@ -1,5 +1,6 @@
 """Opening spaces and evaluators by name, and what can be said of them before any work."""
 
+import contextlib
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ class OpenEvaluator(Evaluator, Protocol):
 
 
 class Pruner(Protocol):
-    """A kind of evaluator that can also write the model that an importance prunes."""
+    """A kind of evaluator that can also write the model that an importance or a method prunes."""
 
     def root_of(self, options: Mapping[str, Any]) -> Kind:
         """Return the kind of the formulas that `prune` takes under some options."""
@@ -86,14 +87,18 @@ class Pruner(Protocol):
     def prune(
         self,
         options: Mapping[str, Any],
-        expression: Expression,
+        candidate: Expression | str,
         folder: Path,
         *,
         check: bool,
         cache: Path,
         tell: Callable[[str, str | None], None],
     ) -> Mapping[str, Any]:
-        """Fill an empty folder with the pruned model; return what was done, as plain values."""
+        """Fill an empty folder with the pruned model; return what was done, as plain values.
+
+        The candidate is an importance, or the name of a method of the evaluator's own; then its
+        facts are under `method`.
+        """
         ...
 
 
@@ -224,6 +229,18 @@ def methods(name: str) -> Mapping[str, str]:
     named = getattr(plugins.load("evaluator", name), "methods", None)
     found: Mapping[str, str] = named() if named else {}
     return found
+
+
+def every_method() -> frozenset[str]:
+    """Return the names of the methods of all evaluators that are installed.
+
+    Those that cannot be imported are passed by: what is asked here is asked for a message.
+    """
+    found: set[str] = set()
+    for name in plugins.names("evaluator"):
+        with contextlib.suppress(ImportError, AttributeError):
+            found |= set(methods(name))
+    return frozenset(found)
 
 
 def references(provider: Evaluator) -> Sequence[str]:

@@ -1,8 +1,9 @@
 """Metrics by any name: find, explain, export, and write the winner of a run."""
 
+import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ COLLECTOR = "prediction"
 
 
 def find_metric(
-    workspace: Workspace, word: str, space: str, besides: Iterable[str] = ()
+    workspace: Workspace, word: str, space: str, besides: Collection[str] | None = None
 ) -> tuple[str, Expression, dict[str, str]]:
     """Return name, expression and data sheet of what `word` stands for.
 
@@ -41,11 +42,12 @@ def find_metric(
         word: Name of a hand-made metric of `space`, of a run, a metric's JSON file (ours, or a
             tree in Pruner-Zero's format), or an expression.
         space: Name of the space whose hand-made metrics are looked at.
-        besides: Further names that could have been meant, for the message.
+        besides: Names of methods that could have been meant, for the message; None for those of
+            all evaluators, of which it names the nearest.
 
     Raises:
         ExpressionError: It is none of these; the message says where the text is malformed.
-        ConfigError: The file or run cannot be read.
+        ConfigError: The file or run cannot be read, or the word is a method, without a formula.
     """
     baselines = {baseline.name: baseline for baseline in loading.space(space).baselines}
     if word in baselines:
@@ -63,29 +65,75 @@ def find_metric(
     except ExpressionError as error:
         if not re.fullmatch(r"[\w.+-]+", word) or word in VOCABULARY:
             raise
-        known = [*baselines, *workspace.runs(), *besides]
+        methods = loading.every_method() if besides is None else besides
+        _refuse_method(word, methods)
+        near = difflib.get_close_matches(word, methods) if besides is None else besides
+        known = [*baselines, *workspace.runs(), *near]
         raise ConfigError(
             f"{unknown_name('metric', word, known)}\n(read as an expression: {error})"
         ) from None
 
 
-def asked_metric(
-    workspace: Workspace, *, metric: str | None, baseline: str | None, space: str
-) -> tuple[str, Expression]:
+def asked_candidate(
+    workspace: Workspace,
+    *,
+    metric: str | None,
+    baseline: str | None,
+    space: str,
+    methods: Collection[str],
+) -> tuple[str, Expression | None]:
     """Return name and expression of what was asked for by one of two options.
+
+    Args:
+        workspace: Where runs lie.
+        metric: As `find_metric` takes it, or None.
+        baseline: Name of a hand-made metric or of one of `methods`, or None.
+        space: Name of the space that has the hand-made metrics.
+        methods: Names of the evaluator's methods, which have no expression.
 
     Raises:
         ConfigError: Both or neither are given, or what is given is not found.
+    """
+    if metric is None and baseline is not None and baseline in methods:
+        return baseline, None
+    return asked_metric(workspace, metric=metric, baseline=baseline, space=space, methods=methods)
+
+
+def asked_metric(
+    workspace: Workspace,
+    *,
+    metric: str | None,
+    baseline: str | None,
+    space: str,
+    methods: Collection[str],
+) -> tuple[str, Expression]:
+    """Return what `asked_candidate` does where there must be a formula.
+
+    Raises:
+        ConfigError: As there, or what is given is a method.
     """
     if (metric is None) == (baseline is None):
         raise ConfigError(
             "give either --metric 'TEXT' (such as 'abs(W) * x_norm') or --baseline NAME "
             "(see autoproxy list)"
         )
-    if baseline is not None:
-        return baseline, canonical(loading.space(space).baseline(baseline).expression)
-    name, expression, _ = find_metric(workspace, metric or "", space)
-    return name, expression
+    if baseline is None:
+        name, expression, _ = find_metric(workspace, metric or "", space, methods)
+        return name, expression
+    known = {one.name: one for one in loading.space(space).baselines}
+    if baseline not in known:
+        _refuse_method(baseline, methods)
+        raise ConfigError(unknown_name("baseline", baseline, [*known, *methods]))
+    return baseline, canonical(known[baseline].expression)
+
+
+def _refuse_method(word: str, methods: Collection[str]) -> None:
+    """Tell who asks for the formula of a method that there is none."""
+    if word in methods:
+        raise ConfigError(
+            f"{word!r} is a method with an algorithm of its own, so it has no formula; methods "
+            "are taken by autoproxy evaluate and prune (--baseline NAME) and rank (--proxy NAME)"
+        )
 
 
 def check_kind(name: str, expression: Expression, wanted: Kind) -> None:

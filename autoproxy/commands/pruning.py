@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoproxy.commands import loading
-from autoproxy.commands.metrics import asked_metric, check_kind
+from autoproxy.commands.metrics import asked_candidate, check_kind
 from autoproxy.commands.progress import Progress, Show
 from autoproxy.commands.workspace import Workspace, fresh_folder
 from autoproxy.errors import ConfigError
@@ -26,7 +26,8 @@ class PruneOrder:
 
     Attributes:
         metric: Name, run, JSON file or text of a metric; or None.
-        baseline: Name of a hand-made metric; or None. Exactly one of the two is given.
+        baseline: Name of a hand-made metric, or of a method of the evaluator's own; or None.
+            Exactly one of the two is given.
         space: Space that has the hand-made metrics.
         evaluator: Name of the evaluator that prunes.
         options: Of the evaluator, None where nothing is said; `seed` is of the calibration draw.
@@ -56,15 +57,19 @@ def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) 
     Raises:
         ConfigError: The request cannot be met; the message says what can.
     """
-    name, expression = asked_metric(
-        workspace, metric=order.metric, baseline=order.baseline, space=order.space
+    name, expression = asked_candidate(
+        workspace,
+        metric=order.metric,
+        baseline=order.baseline,
+        space=order.space,
+        methods=loading.methods(order.evaluator),
     )
-    name = _known_name(name, expression, order.space)
     if not order.check and (order.options.get("text") or order.options.get("text_blocks")):
         raise ConfigError("--text and --text-blocks are what --check reads; add --check")
     said = {word: value for word, value in order.options.items() if value is not None}
     pruner: loading.Pruner = loading.able(order.evaluator, "prune", "cannot write pruned models")
-    check_kind(name, expression, pruner.root_of(said))
+    if expression is not None:
+        check_kind(name, expression, pruner.root_of(said))
     notices: list[str] = []
 
     def tell(stage: str, notice: str | None) -> None:
@@ -75,14 +80,16 @@ def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) 
     with fresh_folder(out) as folder:
         workspace.prepare()
         facts = pruner.prune(
-            said, expression, folder, check=order.check, cache=workspace.cache, tell=tell
+            said,
+            name if expression is None else expression,
+            folder,
+            check=order.check,
+            cache=workspace.cache,
+            tell=tell,
         )
         recipe = {
             **FORMAT,
-            "metric": name,
-            "text": str(expression),
-            "formula": to_infix(expression),
-            "key": key(expression),
+            **_what(name, expression, order.space),
             **{word: value for word, value in facts.items() if word != "options"},
             "command": _command(order, expression, facts["options"], out),
             "made_with": loading.manifest(loading.space(order.space)),
@@ -90,6 +97,18 @@ def prune_model(workspace: Workspace, order: PruneOrder, out: Path, show: Show) 
         text = json.dumps(recipe, indent=2) + "\n"
         (folder / RECIPE).write_text(text, encoding="utf-8")
     return {"out": str(out), **recipe, "notices": notices}
+
+
+def _what(name: str, expression: Expression | None, space: str) -> dict[str, str]:
+    """Return what pruned: a name, and the formula that it stands for, if it has one."""
+    if expression is None:
+        return {"metric": name}
+    return {
+        "metric": _known_name(name, expression, space),
+        "text": str(expression),
+        "formula": to_infix(expression),
+        "key": key(expression),
+    }
 
 
 def _known_name(name: str, expression: Expression, space: str) -> str:
@@ -100,10 +119,13 @@ def _known_name(name: str, expression: Expression, space: str) -> str:
 
 
 def _command(
-    order: PruneOrder, expression: Expression, options: Mapping[str, Any], out: Path
+    order: PruneOrder, expression: Expression | None, options: Mapping[str, Any], out: Path
 ) -> str:
     """Return the command that does the same again: every option that decides it, written out."""
-    words = ["autoproxy", "prune", str(options["model"]), "--metric", str(expression)]
+    what = (
+        ["--baseline", str(order.baseline)] if expression is None else ["--metric", str(expression)]
+    )
+    words = ["autoproxy", "prune", str(options["model"]), *what]
     if order.evaluator != "pruning":
         words += ["--evaluator", order.evaluator]
     for name, value in options.items():

@@ -1,6 +1,6 @@
 """Architectures in the order that proxies give them, and how well that order was."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]
 
 
 def _proxy(
-    workspace: Workspace, word: str, space: str, methods: Iterable[str]
+    workspace: Workspace, word: str, space: str, methods: Collection[str]
 ) -> tuple[Expression, int]:
     """Return the expression that a word stands for, and its sign: 1 where large is good."""
     _, expression, sheet = find_metric(workspace, word, space, besides=methods)

@@ -38,6 +38,12 @@ def test_needs_are_what_they_are_by_hand() -> None:
     assert gradients.measuring == 2 * 3_000_000 + bits + 3 * 4 * weights
     assert gradients.loading == 2 * 3_000_000 + bits
     assert gradients.cache == 2 * 4 * weights
+    method = needs(source(), frozenset({"moments"}), dtype="bfloat16", group="row", by_method=True)
+    working = max((1 + 3) * 8 * 500**2, 3 * 4 * 500_000)  # of one decoder layer at a time
+    assert method.measuring == 2 * 3_000_000 + bits + working + 2 * 2 * weights
+    assert method.loading == 2 * 3_000_000 + bits + 2 * weights
+    assert method.out == gradients.out
+    assert method.cache == 0
     hessian = needs(source(), frozenset({"W", "h_inv"}), dtype="float32", group="row")
     assert hessian.measuring == 4 * 3_000_000 + bits + (2 + 3) * 8 * 500**2
 
