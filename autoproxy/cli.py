@@ -363,6 +363,10 @@ def prune(
         bool, typer.Option("--check", help="Measure perplexity on --text before and after.")
     ] = False,
     text: Annotated[list[str] | None, typer.Option(help="Text that --check reads.")] = None,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Have one decoder layer in memory at a time."),
+    ] = False,
     space: Annotated[str, typer.Option(help="Space that has the baseline.")] = "importance",
     evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
     seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
@@ -391,7 +395,7 @@ def prune(
         space=space,
         evaluator=evaluator,
         check=check,
-        options={**of_evaluator(locals()), "seed": seed},
+        options={**of_evaluator(locals()), "seed": seed, "stream": stream or None},
     )
     stopped = f"stopped; nothing was written to {out}"
     with interruptible(stopped), live.progress(quiet=as_json) as show:

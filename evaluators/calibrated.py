@@ -1,6 +1,7 @@
 """A model with its matrices, and what is measured of them on calibration texts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from autoproxy.evaluation import Failed
 from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
 from evaluators.layers import compared, prunable, weights_of
+from evaluators.masks import given_back
 from evaluators.models import LoadedModel
 from evaluators.statistics import Statistics, cached_statistics, noise
 
@@ -80,6 +82,25 @@ class Calibrated:
             for layer, values in new.items():
                 known[layer].update(values)
         return known
+
+    def layer_by_layer(
+        self, seed: int, names: frozenset[str]
+    ) -> Iterator[tuple[list[str], Statistics]]:
+        """Yield the matrices of each decoder layer, first to last, with statistics of the dense.
+
+        Weights of a model larger than memory can be had until the next is asked for.
+
+        Args:
+            seed: Of the calibration draw.
+            names: Terminals of the vocabulary.
+        """
+        statistics = self.statistics(seed, names)
+        for inside in self.by_layer:
+            yield inside, statistics
+
+    def lent(self, names: Iterable[str]) -> AbstractContextManager[None]:
+        """Let weights be written to for the block; they are given back bit for bit."""
+        return given_back({name: self.weights[name] for name in names})
 
     def forget(self, seed: int | None = None) -> None:
         """Drop the statistics of one draw, or all."""

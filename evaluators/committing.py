@@ -1,5 +1,7 @@
 """Pruning a model for good: room first, then masks, the folder, and a look at what it holds."""
 
+import dataclasses
+import functools
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,14 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoproxy.errors import ModelError
+from autoproxy.errors import ConfigError, ModelError
 from autoproxy.language.expression import Expression
 from evaluators.config import PruningConfig
 from evaluators.methods import METHODS
-from evaluators.models import LoadedModel, load_model
-from evaluators.perplexity import block_losses, perplexity
-from evaluators.room import check_room, needs
-from evaluators.source import Source, find_source
+from evaluators.models import LoadedModel, find_dtype, load_model
+from evaluators.perplexity import perplexity
+from evaluators.room import Needs, check_room, needs, streamed_needs
+from evaluators.source import Source, find_source, planned_model
+from evaluators.statistics import GRADIENTS, WALKED
+from evaluators.streaming import load_streamed, losses_on
 from evaluators.writing import finite
 
 Writer = Callable[
@@ -68,9 +72,7 @@ def commit(
     """
     tell("model", None)
     source = find_source(config.model)
-    named = isinstance(candidate, str)
-    read = METHODS[candidate].needs if isinstance(candidate, str) else candidate.terminals()
-    wanted = needs(source, read, dtype=config.dtype, group=config.group, by_method=named)
+    wanted = _needs(config, source, candidate)
     check_room(wanted, device=config.device, folder=folder.parent, cache=cache)
     tell("masks", None)
     decision = decide(lambda text: tell("masks", text))
@@ -82,13 +84,39 @@ def commit(
         tell("check", None)
     elif decision.logits is None:
         return facts
-    again = load_model(str(folder), device=config.device, dtype=config.dtype)
+    load = functools.partial(load_streamed, hashed=False) if config.stream else load_model
+    again = load(str(folder), device=config.device, dtype=config.dtype)
     if decision.logits is not None:
         _check_same(few_logits(again), decision.logits)
     if decision.blocks is None:
         return facts
-    after = perplexity(block_losses(again.model, decision.blocks))
+    after = perplexity(losses_on(again, decision.blocks))
     return {**facts, "check": {**decision.facts["check"], "pruned_perplexity": finite(after)}}
+
+
+def _needs(config: PruningConfig, source: Source, candidate: Expression | str) -> Needs:
+    """Return the room that a configuration takes."""
+    if isinstance(candidate, str):
+        read = METHODS[candidate].needs
+        return needs(source, read, dtype=config.dtype, group=config.group, by_method=True)
+    terminals = candidate.terminals()
+    if not config.stream:
+        wanted = needs(source, terminals, dtype=config.dtype, group=config.group)
+        return dataclasses.replace(wanted, advice=(*wanted.advice, *_advised(config, terminals)))
+    text: Any = planned_model(config.model).config.get_text_config()
+    tokens = config.calibration_blocks * config.sequence_length(text.max_position_embeddings)
+    walks = 2 if config.mode == "sequential" and terminals & WALKED else 1
+    states = walks * tokens * text.hidden_size * find_dtype(config.dtype).itemsize
+    return streamed_needs(source, terminals, dtype=config.dtype, group=config.group, states=states)
+
+
+def _advised(config: PruningConfig, terminals: frozenset[str]) -> tuple[str, ...]:
+    """Return `--stream` where it would do."""
+    try:
+        dataclasses.replace(config, stream=True)
+    except ConfigError:
+        return ()
+    return () if terminals & GRADIENTS else ("--stream",)
 
 
 @torch.inference_mode()

@@ -53,6 +53,7 @@ class PruningConfig:
         text_join: The same for the validation text and that of the report.
         special_tokens: Whether the tokenizer puts its special tokens into texts.
         cache_limit: How large the cache of statistics may grow, such as `5GB`; decides no value.
+        stream: Whether one decoder layer at a time is in memory; decides no value. Of `prune`.
         protocol: The protocol of the literature that options were taken from; see `PROTOCOLS`.
     """
 
@@ -79,6 +80,7 @@ class PruningConfig:
     special_tokens: bool = False
     cache_limit: str | None = None
     protocol: str | None = None
+    stream: bool = False
 
     def __post_init__(self) -> None:
         check_group(self.group)
@@ -113,6 +115,12 @@ class PruningConfig:
                 "mode sequential decides one decoder layer after another, so importances cannot "
                 "be compared over the whole model; ask for --mode oneshot, or for another group "
                 "or allocation"
+            )
+        if self.stream and (self.group == "model" or self.allocation == "metric"):
+            raise ConfigError(
+                "--stream has one decoder layer in memory at a time, so importances cannot be "
+                "compared over the whole model; ask for another group (such as layer) or "
+                "allocation (such as owl), or prune without --stream"
             )
 
     @classmethod
@@ -213,6 +221,7 @@ class PruningConfig:
             "seed": self.seed,
             "device": self.device,
             "dtype": self.dtype,
+            **({"stream": True} if self.stream else {}),
         }
 
     def report_blocks(self, length: int) -> int | None:

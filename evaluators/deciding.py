@@ -6,7 +6,7 @@ what is compared together by `_bits`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -169,10 +169,14 @@ class Decider:
         self, program: Program, patterns: Mapping[str, Pattern], seed: int
     ) -> Masks | Failed:
         """Return masks made from statistics of the dense model alone."""
-        statistics = self._model.statistics(seed, program.terminals)
+        model = self._model
+        if self.group == "model":
+            statistics = model.statistics(seed, program.terminals)
+            return self._bits_of(program, self._sets, patterns, statistics, seed)
         masks: Masks = {}
-        for names in self._sets:
-            bits = self._bits(program, names, patterns, statistics, seed)
+        for inside, statistics in model.layer_by_layer(seed, program.terminals):
+            sets = compared(model.loaded.model, inside, self.group)
+            bits = self._bits_of(program, sets, patterns, statistics, seed)
             if isinstance(bits, Failed):
                 return bits
             masks |= bits
@@ -184,23 +188,44 @@ class Decider:
         """Return masks made decoder layer by decoder layer, each behind those already pruned."""
         model = self._model
         flowing = program.terminals & FLOWING
-        dense = model.statistics(seed, program.terminals - flowing)
+        of_dense = model.layer_by_layer(seed, program.terminals - flowing)
         walk = Walk(model.loaded.model, model.blocks(seed))
         masks: Masks = {}
-        with given_back(model.weights):
-            for number, inside in enumerate(model.by_layer):
-                layers = {name: model.layers[name] for name in inside}
-                seen = flows(layers, walk.runs(number), flowing)
-                here = {name: {**dense[name], **seen[name]} for name in inside}
-                for names in compared(model.loaded.model, inside, self.group):
-                    bits = self._bits(program, names, patterns, here, seed)
-                    if isinstance(bits, Failed):
-                        return bits
-                    for name in names:
-                        weight = model.weights[name]
-                        weight.masked_fill_(~unpack(bits[name], weight), 0.0)
-                    masks |= bits
+        for number, (inside, dense) in enumerate(of_dense):
+            # No name is left for what has weights: they must be gone when the next are read.
+            seen = flows({name: model.layers[name] for name in inside}, walk.runs(number), flowing)
+            here = {name: {**dense[name], **seen[name]} for name in inside}
+            sets = compared(model.loaded.model, inside, self.group)
+            bits = self._bits_of(program, sets, patterns, here, seed)
+            if isinstance(bits, Failed):
+                return bits
+            masks |= bits
+            with model.lent(inside):
+                self._drop(bits)
                 walk.step(number)
+        return masks
+
+    def _drop(self, masks: Masks) -> None:
+        """Zero the live weights that masks drop."""
+        for name, bits in masks.items():
+            weight = self._model.weights[name]
+            weight.masked_fill_(~unpack(bits, weight), 0.0)
+
+    def _bits_of(
+        self,
+        program: Program,
+        sets: Iterable[Sequence[str]],
+        patterns: Mapping[str, Pattern],
+        statistics: Statistics,
+        seed: int,
+    ) -> Masks | Failed:
+        """Return the masks of several sets of matrices, each compared within itself."""
+        masks: Masks = {}
+        for names in sets:
+            bits = self._bits(program, names, patterns, statistics, seed)
+            if isinstance(bits, Failed):
+                return bits
+            masks |= bits
         return masks
 
     def _bits(
@@ -274,9 +299,8 @@ class Decider:
         if seed in self._outliers_of:
             return self._outliers_of[seed]
         wanda = Program([WANDA])
-        statistics = self._model.statistics(seed, wanda.terminals)
         shares = []
-        for names in self._model.by_layer:
+        for names, statistics in self._model.layer_by_layer(seed, wanda.terminals):
             importances = self._model.importances(wanda, names, statistics, seed)
             if isinstance(importances, Failed):
                 raise ConfigError(f"allocation owl: Wanda's importance is {importances.reason}")
@@ -289,5 +313,5 @@ class Decider:
         weights = self._model.weights
         return [
             math.fsum(tail_exponent(weights[name]) for name in names) / len(names)
-            for names in self._model.by_layer
+            for names, _ in self._model.layer_by_layer(0, frozenset())  # of any draw: no statistics
         ]

@@ -63,6 +63,11 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     return _stack(model)[1]
 
 
+def stack_name(model: PreTrainedModel) -> str:
+    """Return the name of the list of decoder layers, such as `model.layers`."""
+    return _stack(model)[0]
+
+
 def prunable(model: PreTrainedModel) -> dict[str, Layer]:
     """Return every matrix inside the decoder layers that can be pruned, by dotted name, in order.
 

@@ -1,13 +1,15 @@
 """Models: loading any causal language model, ready to be measured."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from autoproxy.errors import ConfigError, ModelError, out_of_memory, unknown_name
+from autoproxy.errors import AutoproxyError, ConfigError, ModelError, out_of_memory, unknown_name
 from evaluators.starter import STARTERS, starter_folder
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -72,10 +74,7 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
     """
     held, place = find_dtype(dtype), find_device(device)
     where, config = locate(source)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the view is ours
-    spoken = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what lacks is said below, once
-    try:
+    with loading(source):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             where,
             dtype=held,
@@ -84,8 +83,31 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
             ignore_mismatched_sizes=True,  # refused below, in words of our own
         )
         tokenizer = AutoTokenizer.from_pretrained(where)
+    model, report = opened
+    refuse_incomplete(source, missing=report["missing_keys"], mismatched=report["mismatched_keys"])
+    model.loss_type = "ForCausalLM"  # what it is anyway; for GPT-2 the library says so, aloud
+    model.to(place)
+    model.eval()
+    model.requires_grad_(requires_grad=False)
+    unread = tuple(sorted(report["unexpected_keys"]))
+    digest = digest_of(model, sorted(model.state_dict().items()))
+    return LoadedModel(model, tokenizer, name_of(source), digest, str(config.model_type), unread)
+
+
+@contextlib.contextmanager
+def loading(source: str) -> Iterator[None]:
+    """Turn what the library says while it reads a model into an error of ours, and quiet it.
+
+    Raises:
+        ModelError: Whatever it raised, but a lack of memory.
+    """
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the view is ours
+    spoken = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what lacks is said later, once
+    try:
+        yield
     except Exception as error:
-        if out_of_memory(error):
+        if isinstance(error, AutoproxyError) or out_of_memory(error):
             raise
         said = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise ModelError(
@@ -94,25 +116,39 @@ def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:
         ) from error
     finally:
         logging.set_verbosity(spoken)
-    model, report = opened
-    if report["missing_keys"]:  # the library draws them at random
+
+
+def refuse_incomplete(source: str, *, missing: Iterable[str], mismatched: Iterable[Any]) -> None:
+    """Raise where files lack weights, which the library draws at random, or have others.
+
+    Args:
+        source: What the user calls the model.
+        missing: Names.
+        mismatched: Name, shape in the files and shape by the configuration of each.
+
+    Raises:
+        ModelError: There are such.
+    """
+    if lost := sorted(missing):
         raise ModelError(
-            f"model {source!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}; "
+            f"model {source!r} lacks weights: {', '.join(lost[:3])}; "
             "give a folder that was saved whole"
         )
-    if report["mismatched_keys"]:
-        key, found, wanted = min(report["mismatched_keys"])
+    if other := sorted(mismatched):
+        key, found, wanted = other[0]
         raise ModelError(
             f"model {source!r} does not fit its config.json: {key} is {tuple(found)} in the file "
             f"and {tuple(wanted)} by the configuration; give a folder that was saved whole"
         )
-    model.loss_type = "ForCausalLM"  # what it is anyway; for GPT-2 the library says so, aloud
-    model.to(place)
-    model.eval()
-    model.requires_grad_(requires_grad=False)
-    name = STARTERS.get(source, source.rstrip("/").rsplit("/", 1)[-1])
-    unread = tuple(sorted(report["unexpected_keys"]))
-    return LoadedModel(model, tokenizer, name, _digest(model), str(config.model_type), unread)
+
+
+def name_of(source: str) -> str:
+    """Return what protocols call a model.
+
+    >>> name_of("models/mine/"), name_of("starter-gpt2")
+    ('mine', 'starter-gpt2')
+    """
+    return STARTERS.get(source, source.rstrip("/").rsplit("/", 1)[-1])
 
 
 def locate(source: str) -> tuple[str, PreTrainedConfig]:
@@ -170,10 +206,14 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def looks_local(source: str) -> bool:
+    """Return whether what a user calls a model can be a folder only, and no name on a hub."""
+    return source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1
+
+
 def _check_folder(source: str, folder: Path) -> None:
     """Say what a local folder lacks, before the library says it in its own words."""
-    looks_local = source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1
-    if not folder.exists() and looks_local:
+    if not folder.exists() and looks_local(source):
         raise ModelError(f"there is no folder {source}; give an existing one, or 'starter'")
     if not folder.exists():
         return
@@ -186,12 +226,13 @@ def _check_folder(source: str, folder: Path) -> None:
         )
 
 
-def _digest(model: PreTrainedModel) -> str:
+def digest_of(model: PreTrainedModel, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the hash of a model's configuration and of its tensors, sorted by name."""
     config = model.config.to_diff_dict()
     meant = {name: config[name] for name in config.keys() - _BYSTANDERS}
     digest = hashlib.sha256(json.dumps(meant, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

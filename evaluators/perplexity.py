@@ -1,7 +1,7 @@
 """How well a model predicts a text: likelihood, perplexity, and divergence from the dense one."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,8 +68,14 @@ def block_losses(model: PreTrainedModel, blocks: Tensor) -> list[float]:
         model: In evaluation mode.
         blocks: (count, length) token ids.
     """
-    head = output_head(model)
-    return [_nll(head, block, _hidden(model, block)) for block in blocks]
+    return losses_of(output_head(model), blocks, (_hidden(model, block) for block in blocks))
+
+
+def losses_of(
+    head: Callable[[Tensor], Tensor], blocks: Iterable[Tensor], hidden: Iterable[Tensor]
+) -> list[float]:
+    """Return the mean negative log-likelihood of each block by its last hidden states, in nats."""
+    return [_nll(head, block, states) for block, states in zip(blocks, hidden, strict=True)]
 
 
 def perplexity(losses: Sequence[float]) -> float:

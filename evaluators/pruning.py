@@ -59,6 +59,13 @@ from evaluators.roles import Texts
 from evaluators.room import check_loading
 from evaluators.starter import SHIPPED, starter_folder
 from evaluators.statistics import PROVIDED
+from evaluators.streaming import (
+    StreamedCalibrated,
+    check_streamable,
+    load_streamed,
+    losses_on,
+    write_streamed,
+)
 from evaluators.tasks import Harness, TaskPlan, side_by_side
 from evaluators.text import JOINED
 from evaluators.writing import finite, write_pruned
@@ -112,11 +119,12 @@ class PruningEvaluator:
     ) -> None:
         self._config = config
         self._texts = Texts(config, *roles)
-        self._loaded = loaded or load_model(config.model, device=config.device, dtype=config.dtype)
+        load = load_streamed if config.stream else load_model
+        self._loaded = loaded or load(config.model, device=config.device, dtype=config.dtype)
         self._length = config.sequence_length(self._loaded.max_length)
         self._skipped = skipped(self._loaded.model)
         self._note_skipped(notice)
-        self._model = Calibrated(
+        self._model = (StreamedCalibrated if config.stream else Calibrated)(
             self._loaded,
             functools.partial(  # not of self, so that the model goes when the evaluator does
                 self._texts.blocks,
@@ -152,6 +160,8 @@ class PruningEvaluator:
             ConfigError: An option, a text or the model cannot serve, or there is no memory.
         """
         config = cls.asks.from_options(options)
+        if config.stream:
+            raise ConfigError("stream is for `autoproxy prune` alone; leave it away")
         check_loading(config.model, device=config.device, dtype=config.dtype)
         return cls(config, cache=cache, notice=notice)
 
@@ -517,6 +527,8 @@ class PruningEvaluator:
         config = cls.asks.from_options(options)
         if isinstance(candidate, str):
             METHODS[candidate].check(config.condition)  # before anything is loaded
+        if config.stream:
+            check_streamable(config.model, candidate)
 
         def decided(notice: Callable[[str], None]) -> Decision:
             roles = ("calibration", "text") if check else ("calibration",)
@@ -545,6 +557,7 @@ class PruningEvaluator:
             "options": self._config.mask_options(self._length),
             "check": None,
         }
+        write = write_streamed if self._config.stream else write_pruned
         if "text" not in self._texts:
             return Decision(masks, facts, write)
         drawn = self._report_blocks
@@ -558,7 +571,7 @@ class PruningEvaluator:
             "text": text.name,
             "text_hash": text.sha256,
             "tokens": drawn.numel(),
-            "dense_perplexity": finite(perplexity(block_losses(self._loaded.model, drawn))),
+            "dense_perplexity": finite(perplexity(losses_on(self._loaded, drawn))),
         }
         return Decision(masks, facts, write, drawn)
 

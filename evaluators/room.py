@@ -65,10 +65,7 @@ def needs(
     weights, bits = source.prunable_weights, source.prunable_weights // 8
     computed = source.parameters * find_dtype(dtype).itemsize
     stored = source.parameters * find_dtype(source.dtype).itemsize
-    large = sum(
-        VOCABULARY[name].kind is Kind.WEIGHT
-        for name in terminals & VOCABULARY.keys() - {"W", "noise"}
-    )  # such as gradients
+    large = _large(terminals)
     collecting = 4 * weights * (large + (large > 0))  # one is copied when it is written
     if terminals & SECOND_MOMENTS:
         collecting += _second_moments(source.shapes, in_turn=by_method)
@@ -80,13 +77,49 @@ def needs(
     selecting = 4 * weights * large + max(copies * 4 * largest, 9 * together)
     # A method's new weights are held until they are written; the dense ones while it works.
     new = weights * find_dtype(dtype).itemsize if by_method else 0
-    retyped = min(stored, SHARD_BYTES) if len(set(source.types.values())) > 1 else 0
+    retyped = _retyped(source, stored)
     return Needs(
         measuring=computed + bits + max(collecting, selecting) + 2 * new,
         loading=max(computed, stored + bits + retyped + new),
         out=stored + bits + SMALL_FILES,
         cache=4 * weights * large,
         advice=_advice(dtype, group if together else "", gradients=bool(large)),
+    )
+
+
+def streamed_needs(
+    source: Source, terminals: frozenset[str], *, dtype: str, group: str, states: int
+) -> Needs:
+    """Return what pruning takes where one decoder layer at a time is in memory.
+
+    Args:
+        source: The model's files.
+        terminals: What the formula reads.
+        dtype: Of the model's numbers while it is measured.
+        group: Where importances are compared.
+        states: Bytes of the hidden states of the calibration sequences.
+    """
+    layers = list(_by_decoder_layer(source.shapes).values())
+    outside = source.parameters - source.prunable_weights
+    layer = max(sum(d_out * d_in for d_out, d_in in shapes.values()) for shapes in layers)
+    largest = max(d_out * d_in for d_out, d_in in source.shapes.values())
+    bits, large = source.prunable_weights // 8, _large(terminals)
+    collecting = 4 * layer * (large + (large > 0))
+    if terminals & SECOND_MOMENTS:
+        collecting += max(_second_moments(shapes, in_turn=True) for shapes in layers)
+    selecting = 4 * layer * large + max(3 * 4 * largest, 9 * layer * (group == "layer"))
+    computed, held = find_dtype(dtype).itemsize, find_dtype(source.dtype).itemsize
+    stored = held * source.parameters
+    # Twice a layer: while experts are fused, and as what is written is made of what was read.
+    return Needs(
+        measuring=computed * (outside + 2 * layer) + bits + states + max(collecting, selecting),
+        loading=held * (outside + 2 * layer) + bits + _retyped(source, stored),
+        out=stored + held * source.prunable_weights + bits + SMALL_FILES,
+        cache=0,
+        advice=(
+            *_advice(dtype, "layer" if group == "layer" else "", gradients=bool(large)),
+            "fewer --calibration-blocks",
+        ),
     )
 
 
@@ -170,11 +203,34 @@ def _advice(dtype: str, spanning: str, *, gradients: bool) -> tuple[str, ...]:
 
 def _together(shapes: Mapping[str, tuple[int, int]], group: str) -> int:
     """Return how many weights are compared together, where that is more than a matrix."""
-    sizes: dict[str, int] = {}
-    for name, (d_out, d_in) in shapes.items():
-        home = "".join(re.findall(r"\.(\d+)\.", name)[:1]) if group == "layer" else ""
-        sizes[home] = sizes.get(home, 0) + d_out * d_in
-    return max(sizes.values()) if group in SPANNING else 0
+    if group not in SPANNING:
+        return 0
+    parts = _by_decoder_layer(shapes).values() if group == "layer" else [shapes]
+    return max(sum(d_out * d_in for d_out, d_in in part.values()) for part in parts)
+
+
+def _by_decoder_layer(
+    shapes: Mapping[str, tuple[int, int]],
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return the shapes inside each decoder layer, by its number."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, shape in shapes.items():
+        home = "".join(re.findall(r"\.(\d+)\.", name)[:1])
+        found.setdefault(home, {})[name] = shape
+    return found
+
+
+def _large(terminals: frozenset[str]) -> int:
+    """Return how many statistics are as large as the weights, such as gradients."""
+    return sum(
+        VOCABULARY[name].kind is Kind.WEIGHT
+        for name in terminals & VOCABULARY.keys() - {"W", "noise"}
+    )
+
+
+def _retyped(source: Source, stored: int) -> int:
+    """Return what is held besides while files of mixed types are written."""
+    return min(stored, SHARD_BYTES) if len(set(source.types.values())) > 1 else 0
 
 
 def _second_moments(shapes: Mapping[str, tuple[int, int]], *, in_turn: bool) -> int:

@@ -83,6 +83,12 @@ class ShrinkingConfig(PruningConfig):
                 "shot; leave --allocation and --mode away"
             )
 
+        if self.stream:
+            raise ConfigError(
+                "--stream is for dropping weights; what is dropped whole needs the model in "
+                "memory: leave --stream away"
+            )
+
     def mask_options(self, length: int) -> dict[str, Any]:
         """Return the options that decide what is dropped, complete."""
         options = PruningConfig.mask_options(self, length)

@@ -61,7 +61,7 @@ def find_source(name: str) -> Source:
     """
     where, config = locate(name)
     planned = _planned(name, config)
-    files = _files(name, where)
+    files = weight_files(name, where)
     layers = prunable(planned)
     return Source(
         name=name,
@@ -72,22 +72,24 @@ def find_source(name: str) -> Source:
     )
 
 
-def planned_model(name: str) -> PreTrainedModel:
+def planned_model(name: str, **how: Any) -> PreTrainedModel:
     """Return a model as its configuration describes it, without memory for its numbers.
 
     Args:
         name: `starter`, a folder, or a name on a model hub.
+        how: What transformers is told besides, such as the type of numbers.
 
     Raises:
         ModelError: There is no such model, or its configuration makes none.
     """
-    return _planned(name, locate(name)[1])
+    return _planned(name, locate(name)[1], **how)
 
 
-def _planned(name: str, config: PreTrainedConfig) -> PreTrainedModel:
+def _planned(name: str, config: PreTrainedConfig, **how: Any) -> PreTrainedModel:
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+            build: Any = AutoModelForCausalLM.from_config
+            model: PreTrainedModel = build(config, **how)
     except Exception as error:
         if out_of_memory(error):
             raise
@@ -98,8 +100,16 @@ def _planned(name: str, config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _files(name: str, where: str) -> list[Path]:
-    """Return the files that transformers reads the weights of."""
+def weight_files(name: str, where: str) -> list[Path]:
+    """Return the files that transformers reads a model's weights of.
+
+    Args:
+        name: What the user calls the model.
+        where: What `locate` says of it.
+
+    Raises:
+        ModelError: There are none, or one of several lacks.
+    """
     find: Any = functools.partial(cached_file, where, _raise_exceptions_for_missing_entries=False)
     try:
         for file in _WEIGHTS:

@@ -36,6 +36,9 @@ FLOWING = frozenset(
 
 GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
 BLOCKWISE = frozenset({"block_angle", "block_change", "block_index"})
+WALKED = frozenset({"g_region"}) | BLOCKWISE
+"""Those that one decoder layer after another of the dense model gives."""
+
 PROVIDED = OF_ONE_MODEL
 EXTRAS = frozenset({"moments", "x_sum"})
 """What methods read that expressions cannot: H = (2/N) sum x x^T, (d_in, d_in), and (1/N) times
@@ -68,6 +71,35 @@ def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statis
         _merge(found, _regional(loaded.model, layers, blocks))
     if wanted & BLOCKWISE:
         _merge(found, _blockwise(loaded.model, layers, blocks, wanted))
+    return found
+
+
+def collect_here(
+    walk: Walk, number: int, layers: Mapping[str, Layer], names: Iterable[str]
+) -> Statistics:
+    """Measure what `collect` measures, but of one decoder layer, and take the walk through it.
+
+    Args:
+        walk: Has come to the decoder layer.
+        number: Of the decoder layer.
+        layers: Those inside it.
+        names: As in `collect`, without gradients of the whole model's loss.
+    """
+    wanted = frozenset(names) - _FREE
+    found: Statistics = {name: {} for name in layers}
+    if wanted & FLOWING:
+        _merge(found, flows(layers, walk.runs(number), wanted))
+    if "g_region" in wanted:
+        _add_regional(found, layers, walk.runs(number))
+        _finish_regional(found, len(walk.states))
+    moved = wanted & BLOCKWISE - {"block_index"}
+    before = list(walk.states) if moved else []
+    walk.step(number)
+    if wanted & BLOCKWISE:
+        pairs = zip(before, walk.states, strict=True) if moved else ()
+        angle, change = _mean_moves([_move(old, new) for old, new in pairs])
+        blockwise = {"block_angle": angle, "block_change": change, "block_index": float(number)}
+        _merge(found, {name: _as_scalars(blockwise, wanted) for name in layers})
     return found
 
 
@@ -272,21 +304,32 @@ def _gradients(
 def _regional(model: PreTrainedModel, layers: Mapping[str, Layer], blocks: Tensor) -> Statistics:
     """Sum squared gradients of the norm of each decoder layer's output on its dense input."""
     found: Statistics = {name: {} for name in layers}
-
-    def take(name: str, gradient: Tensor) -> None:
-        _accumulate(found[name], "g_region", gradient.square())
-
     inside = _by_decoder_layer(model, layers)
     for block in blocks:
         walk = Walk(model, block.unsqueeze(0))
         for number, here in enumerate(inside):
-            (run,) = walk.runs(number)
-            with gradients_taken(here, take):
-                torch.linalg.vector_norm(run().float()).backward()
+            _add_regional(found, here, walk.runs(number))
             walk.step(number)
-    for values in found.values():
-        values["g_region"].div_(len(blocks)).sqrt_()
+    _finish_regional(found, len(blocks))
     return found
+
+
+def _add_regional(
+    found: Statistics, layers: Mapping[str, Layer], runs: Iterable[Callable[[], Tensor]]
+) -> None:
+    """Add the squared gradients of the norm of what each of `runs` makes."""
+
+    def take(name: str, gradient: Tensor) -> None:
+        _accumulate(found[name], "g_region", gradient.square())
+
+    with gradients_taken(layers, take):
+        for run in runs:
+            torch.linalg.vector_norm(run().float()).backward()
+
+
+def _finish_regional(found: Statistics, sequences: int) -> None:
+    for values in found.values():
+        values["g_region"].div_(sequences).sqrt_()
 
 
 def _blockwise(
@@ -297,28 +340,40 @@ def _blockwise(
 ) -> Statistics:
     """Measure what each decoder layer does to hidden states; its matrices all have the same."""
     inside = _by_decoder_layer(model, layers)
-    angles, changes = [0.0] * len(inside), [0.0] * len(inside)
+    moves: list[list[tuple[float, float]]] = [[] for _ in inside]
     for block in blocks if wanted - {"block_index"} else ():
         walk = Walk(model, block.unsqueeze(0))
         for number in range(len(inside)):
-            before = walk.states[0][0].double()
+            before = walk.states[0]
             walk.step(number)
-            after = walk.states[0][0].double()
-            cosine = nn.functional.cosine_similarity(before, after, dim=1, eps=1e-30)
-            angle = cosine.clamp(-1.0, 1.0).acos()
-            change = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-30)
-            angles[number] += float(angle.mean()) / math.pi / len(blocks)
-            changes[number] += float(change.mean()) / len(blocks)
-    measured: tuple[tuple[str, Sequence[float]], ...] = (
-        ("block_angle", angles),
-        ("block_change", changes),
-        ("block_index", range(len(inside))),
-    )
-    return {
-        name: {n: torch.tensor([[float(v[number])]]) for n, v in measured if n in wanted}
-        for number, here in enumerate(inside)
-        for name in here
-    }
+            moves[number].append(_move(before, walk.states[0]))
+    found: Statistics = {}
+    for number, here in enumerate(inside):
+        angle, change = _mean_moves(moves[number])
+        values = {"block_angle": angle, "block_change": change, "block_index": float(number)}
+        found |= {name: _as_scalars(values, wanted) for name in here}
+    return found
+
+
+def _move(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Return by which angle (of pi) and share a decoder layer changes one block's states."""
+    old, new = before[0].double(), after[0].double()
+    cosine = nn.functional.cosine_similarity(old, new, dim=1, eps=1e-30)
+    change = (new - old).norm(dim=1) / old.norm(dim=1).clamp_min(1e-30)
+    return float(cosine.clamp(-1.0, 1.0).acos().mean()) / math.pi, float(change.mean())
+
+
+def _mean_moves(moves: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the means over blocks, 0 where nothing was asked."""
+    angle = change = 0.0
+    for one, other in moves:
+        angle += one / len(moves)
+        change += other / len(moves)
+    return angle, change
+
+
+def _as_scalars(values: Mapping[str, float], wanted: frozenset[str]) -> dict[str, Tensor]:
+    return {name: torch.tensor([[value]]) for name, value in values.items() if name in wanted}
 
 
 def _by_decoder_layer(

@@ -7,7 +7,7 @@ That costs no layer's arithmetic, and no layer's weights need be in memory.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -51,7 +51,13 @@ class Walk:
     @torch.no_grad()
     def step(self, number: int) -> None:
         """Go on through decoder layer `number`, as it is now."""
-        self._states = [run() for run in self.runs(number)]
+        layer, call = self._layers[number], self._calls[number]
+        for at, states in enumerate(self._states):  # one by one: they may be as large as a layer
+            self._states[at] = call.on(layer, states)
+
+    def stubbed(self) -> AbstractContextManager[None]:
+        """Let decoder layers hand on what they are given, for the block."""
+        return _replaced(self._layers, lambda _, args, kwargs: _Call.of(args, kwargs)[1])
 
     @torch.no_grad()
     def leave(self) -> Iterator[Tensor]:

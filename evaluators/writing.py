@@ -81,7 +81,7 @@ def write_pruned(
     try:
         save_folder(loaded, source, folder)
         write_masks(folder / MASKS, masks, source.shapes)
-        _let_read(folder)
+        let_read(folder)
     except SafetensorError as error:
         raise OSError(str(error)) from None
     return counts(source, masks)
@@ -208,9 +208,24 @@ def _apply(
         weight.masked_fill_(~unpack(bits, weight), 0.0)
 
 
-def save_folder(loaded: LoadedModel, source: Source, folder: Path) -> None:
-    """Write a model as it is now, in the types of its source, with all that belongs to it."""
-    loaded.model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
+def save_folder(
+    loaded: LoadedModel,
+    source: Source,
+    folder: Path,
+    save: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a model as it is now, in the types of its source, with all that belongs to it.
+
+    Args:
+        loaded: The model.
+        source: Its files.
+        folder: An existing folder.
+        save: Writes tensors and configuration into it, where the library is not to.
+    """
+    if save is None:
+        loaded.model.save_pretrained(folder, max_shard_size=SHARD_BYTES)
+    else:
+        save(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)  # the source's goes along, if any
     loaded.tokenizer.save_pretrained(folder)
     if {parameter.dtype for parameter in loaded.model.parameters()} != {*source.types.values()}:
@@ -259,7 +274,7 @@ def _weights(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("model*.safetensors"))
 
 
-def _let_read(folder: Path) -> None:
+def let_read(folder: Path) -> None:
     """Let all read the weights who may read the rest; safetensors writes for the owner alone."""
     mode = (folder / "config.json").stat().st_mode
     for path in folder.glob("*.safetensors"):

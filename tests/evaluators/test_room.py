@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from autoproxy.errors import ConfigError, StorageError, out_of_memory, words_of
 from autoproxy.language.parse import parse
 from evaluators import room
-from evaluators.room import Needs, check_loading, check_room, free_memory, needs
+from evaluators.room import Needs, check_loading, check_room, free_memory, needs, streamed_needs
 from evaluators.source import Source, find_source
 from tests.evaluators.tiny import edit_json, save, tiny_folder, tiny_model, write_texts
 
@@ -58,6 +58,26 @@ def test_what_is_compared_together_is_held_together(group: str, share: int) -> N
     wanted = max(whole * 500_000, share * 9 * 1_000_000)
     assert found.measuring - row.measuring == wanted - 4 * 500_000
     assert ("--group row" in found.advice) == bool(share)
+
+
+def test_a_decoder_layer_at_a_time_takes_what_it_is_by_hand() -> None:
+    """Two layers of a million weights each, and a million outside of them."""
+
+    def found(names: set[str], dtype: str = "float32", group: str = "row") -> Needs:
+        terminals = frozenset(names)
+        return streamed_needs(source(), terminals, dtype=dtype, group=group, states=77)
+
+    bits, largest = 250_000, 500_000
+    plain = found({"W", "x_norm"})
+    assert plain.measuring == 4 * (1_000_000 + 2 * 1_000_000) + bits + 77 + 12 * largest
+    assert plain.loading == 2 * (1_000_000 + 2 * 1_000_000) + bits
+    assert plain.out == 2 * (3_000_000 + 2_000_000) + bits + room.SMALL_FILES
+    assert plain.cache == 0
+    base = plain.measuring - 12 * largest
+    assert found({"W", "g_region"}).measuring == base + 4 * 1_000_000 + 12 * largest
+    assert found({"W", "h_inv"}).measuring == base + (1 + 3) * 8 * 500**2
+    assert found({"W"}, group="layer").measuring == base + 9 * 1_000_000
+    assert found({"W"}, group="layer").advice[1:] == ("--group row", "fewer --calibration-blocks")
 
 
 def test_advice_is_only_what_would_help() -> None:
