@@ -247,9 +247,9 @@ def _curve(what: Mapping[str, str], rows: list[dict[str, Any]]) -> Figure | None
     )
     value = alt.Y("perplexity:Q", scale=alt.Scale(type="log", nice=False))
     lines = base.mark_line(point=True).encode(
-        y=value, strokeDash=alt.StrokeDash("metric:N", title=None)
+        y=value, strokeDash=alt.StrokeDash("metric:N", scale=alt.Scale(domain=names), title=None)
     )
-    bars = base.mark_rule().encode(y="low:Q", y2="high")
+    bars = base.mark_rule().encode(y=alt.Y("low:Q", title="perplexity"), y2="high")
     return Figure(
         "curves",
         f"Perplexity against sparsity: {what['model']}, per {what['group']}",
