@@ -33,10 +33,23 @@ def test_the_archive_is_all_that_was_measured(
         known = ledger.execute(query).fetchall()
     assert [(int(r["slot"]), r["text"], float(r["value"]), r["fate"]) for r in rows] == known
     assert said["measured"] == len(known) > said["in_full"] > 0
+    assert {row["text"]: row["rungs"] for row in rows} == cheap_values(results, rows)
+    assert any(row["rungs"] for row in rows if row["fate"] == "measured")
     full = sorted(value for _, _, value, fate in known if fate == "measured")
     assert [row["value"] for row in said["best"]] == full[:3]
     assert main(["archive", "--results", str(results)]) == 0
     assert "in full" in capsys.readouterr().out
+
+
+def cheap_values(results: Path, rows: list[dict[str, str]]) -> dict[str, str]:
+    """Return what the ledger's table has of each formula below full fidelity, in words."""
+    with sqlite3.connect(results / "ledger.sqlite") as ledger:
+        query = "SELECT fidelity, value FROM evaluations WHERE text = ? ORDER BY fidelity"
+        found = {row["text"]: ledger.execute(query, (row["text"],)).fetchall() for row in rows}
+    return {
+        text: " ".join(f"{fidelity!r}:{value!r}" for fidelity, value in values if fidelity < 1)
+        for text, values in found.items()
+    }
 
 
 def test_where_large_is_good_the_largest_come_first(

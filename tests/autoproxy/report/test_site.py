@@ -252,7 +252,11 @@ def test_formulas_are_drawn_without_a_script(pages: dict[str, str]) -> None:
     ("entries", "said"),
     [
         ([FOUND, WANDA], "9.00, better than the best hand-made one, wanda with 10.00, and their"),
-        ([WANDA, {**FOUND, "perplexity": 11.0}], "11.00, worse than the best hand-made one"),
+        (
+            [WANDA, {**FOUND, "perplexity": 11.0}],
+            "11.00, worse than the best hand-made one, wanda with 10.00, and their intervals do "
+            "not overlap",
+        ),
         ([{**FOUND, "perplexity": 9.8}, WANDA], "but their intervals overlap"),
         ([{**FOUND, "interval": None}, WANDA], "from one draw, without an interval"),
         ([FOUND], "It was not compared with hand-made metrics."),
