@@ -547,7 +547,7 @@ class PruningEvaluator:
         found = self._masks_of(candidate)
         if isinstance(found, Failed):
             raise ConfigError(f"{candidate} cannot prune this model: {found.reason}")
-        return self._decision(found, write_pruned, {})
+        return self._decision(found, write_streamed if self._config.stream else write_pruned, {})
 
     def _decision(self, masks: Masks, write: Writer, more: Mapping[str, Any]) -> Decision:
         """Return masks with the facts of how they were made, and the text for a check."""
@@ -557,7 +557,6 @@ class PruningEvaluator:
             "options": self._config.mask_options(self._length),
             "check": None,
         }
-        write = write_streamed if self._config.stream else write_pruned
         if "text" not in self._texts:
             return Decision(masks, facts, write)
         drawn = self._report_blocks
