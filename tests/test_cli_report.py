@@ -105,12 +105,17 @@ def test_broken_files_of_a_run_are_told(
     words = ["report", "tiny-run", "--results", str(copy), "--out", str(tmp_path / "out")]
     archive = copy / "runs" / "tiny-run" / "archive.csv"
     whole = archive.read_text(encoding="utf-8")
+    assert main(words) == 0
+    before = (tmp_path / "out" / "index.html").read_bytes()
     archive.write_text(whole[: len(whole) // 2], encoding="utf-8")
     assert main(words) == 2
     assert "archive of run 'tiny-run' cannot be read" in capsys.readouterr().err
+    assert (tmp_path / "out" / "index.html").read_bytes() == before  # an earlier report stays
     (copy / "runs" / "tiny-run" / "summary.json").write_text("{", encoding="utf-8")
     assert main(words) == 2
     assert "cannot be read" in capsys.readouterr().err
+    assert main(["leaderboard", "--results", str(copy)]) == 2
+    assert "summary.json cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("form", "start"), [("svg", b"<svg"), ("png", b"\x89PNG"), ("json", b"{")])

@@ -1,12 +1,12 @@
 """The leaderboard files, made anew from the ledger and the rows that came with the repository."""
 
 import contextlib
-import json
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from autoproxy.commands.plan import read_run_file
+from autoproxy.commands.summary import read_summary
 from autoproxy.commands.workspace import Workspace, write_text
 from autoproxy.ledger.archive import from_lines, identity, to_lines
 from autoproxy.ledger.leaderboard import Group, rank, to_csv, to_markdown
@@ -55,12 +55,10 @@ def leaderboard_groups(workspace: Workspace) -> tuple[Group, ...]:
 def budgets(workspace: Workspace) -> dict[str, str]:
     """Return what each run in the folder that is done has spent, in words, by its name."""
     found = {}
-    for run in workspace.runs():
-        folder = workspace.run_folder(run)
-        if (folder / "summary.json").is_file():
-            search = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["search"]
-            asked = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))["search"]
-            found[run] = f"{search['spent']:g} evaluations, seed {asked['seed']}"
+    for run in workspace.done():
+        search = read_summary(workspace, run)["search"]
+        asked = read_run_file(workspace.run_folder(run) / "run.toml")["search"]
+        found[run] = f"{search['spent']:g} evaluations, seed {asked['seed']}"
     return found
 
 

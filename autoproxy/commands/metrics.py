@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autoproxy.commands import loading
-from autoproxy.commands.workspace import Workspace, write_json, write_text
+from autoproxy.commands.summary import read_summary
+from autoproxy.commands.workspace import SUMMARY, Workspace, write_json, write_text
 from autoproxy.errors import ConfigError, ExpressionError, unknown_name
 from autoproxy.evaluation import Individual
 from autoproxy.export.best_tree import from_tree, is_tree, write_best_tree
@@ -297,15 +298,11 @@ def _row_order(expression: Expression) -> Expression:
 
 
 def _of_run(workspace: Workspace, run: str) -> tuple[str, Expression, dict[str, str]]:
-    path = workspace.run_folder(run) / "summary.json"
+    summary = read_summary(workspace, run)
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
         return run, parse(summary["winner"]["text"]), _sheet(run, summary)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"run {run!r} is not done, so it has no winner; go on: autoproxy resume {run}"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
+        path = workspace.run_folder(run) / SUMMARY
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
 

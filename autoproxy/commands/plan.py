@@ -62,6 +62,15 @@ class Plan:
         return to_toml(self.tables())
 
 
+def read_run_file(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the tables of a run file.
+
+    Raises:
+        ConfigError: It is missing, is no TOML, or has an unknown section.
+    """
+    return read_toml(path, _SECTIONS)
+
+
 def make_plan(
     path: Path | None,
     *,
@@ -74,7 +83,7 @@ def make_plan(
     Raises:
         ConfigError: An unknown option or section, or a value that cannot be.
     """
-    tables: Mapping[str, Mapping[str, Any]] = read_toml(path, _SECTIONS) if path else {}
+    tables: Mapping[str, Mapping[str, Any]] = read_run_file(path) if path else {}
     where = str(path) if path else "the flags"
     in_run = {**tables.get("run", {}), **_said(run)}
     for name, value in in_run.items():

@@ -1,6 +1,5 @@
 """The report of runs as a static site, and its figures as files for papers."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -8,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from autoproxy.commands.boards import leaderboard_groups
+from autoproxy.commands.summary import read_summary
 from autoproxy.commands.workspace import Workspace, fresh_folder, write_bytes, write_text
 from autoproxy.errors import ConfigError, unknown_name
+from autoproxy.export.manifest import from_json, read_json
 from autoproxy.ledger.measured import Archive
 from autoproxy.report.charts import Figure
 from autoproxy.report.data import Run
@@ -36,13 +37,16 @@ def report(workspace: Workspace, run: str | None, *, every: bool, out: Path) -> 
         StorageError: `out` cannot be written.
     """
     names = _chosen(workspace, run, every=every)
-    if (out / MARK).is_file():
-        shutil.rmtree(out)
-    runs = [read_run(workspace, name) for name in _done(workspace)]
-    wanted = [found for found in runs if found.name in names]
+    runs = [read_run(workspace, name) for name in workspace.done()]
     pages = site(
-        wanted, leaderboard_groups(workspace), _metrics(workspace), version=version("autoproxy")
+        [found for found in runs if found.name in names],
+        leaderboard_groups(workspace),
+        _metrics(workspace),
+        beside=runs,
+        version=version("autoproxy"),
     )
+    if (out / MARK).is_file():
+        shutil.rmtree(out)  # not before what takes its place is made
     with fresh_folder(out) as folder:
         for name, text in pages.items():
             write_text(folder / name, text)
@@ -73,7 +77,7 @@ def plot(
     if form not in FORMS:
         raise ConfigError(unknown_name("form", form, FORMS))
     (name,) = _chosen(workspace, run, every=False)
-    runs = [read_run(workspace, one) for one in _done(workspace)]
+    runs = [read_run(workspace, one) for one in workspace.done()]
     (found,) = (one for one in runs if one.name == name)
     known = {figure.name: figure for figure in _all_figures(workspace, found, runs)}
     for word in figures:
@@ -98,18 +102,11 @@ def read_run(workspace: Workspace, name: str) -> Run:
         ConfigError: A file of it cannot be read.
     """
     folder = workspace.run_folder(name)
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"run {name!r} cannot be read from {folder}: {error}; autoproxy resume {name} writes "
-            "its files again"
-        ) from None
+    manifest = read_json(folder / "manifest.json")
     return Run(
         name,
-        summary,
-        manifest,
+        read_summary(workspace, name),
+        manifest if isinstance(manifest, dict) else {},
         _archive(folder / "archive.csv", name),
         _archive(folder / "random.csv", f"{name}.random"),
     )
@@ -122,19 +119,13 @@ def _archive(path: Path, name: str) -> Archive:
     return Archive.from_csv(path.read_text(encoding="utf-8"), name)
 
 
-def _done(workspace: Workspace) -> list[str]:
-    return [
-        name for name in workspace.runs() if (workspace.run_folder(name) / "summary.json").is_file()
-    ]
-
-
 def _chosen(workspace: Workspace, run: str | None, *, every: bool) -> list[str]:
     """Return the names of the runs that were asked for."""
     if run is not None and every:
         raise ConfigError("give either the name of a run or --all, not both")
-    done = _done(workspace)
+    done = workspace.done()
     if every:
-        return done
+        return list(done)
     name = workspace.existing_run(run or (done[-1] if done else None))
     if name not in done:
         raise ConfigError(
@@ -149,10 +140,7 @@ def _metrics(workspace: Workspace) -> list[Metric]:
     found = []
     for path in sorted(workspace.metrics.glob("*.json")):
         source = path.with_suffix(".py")
-        try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            code = source.read_text(encoding="utf-8") if source.is_file() else ""
-            found.append(Metric(path.stem, said["text"], said["data_sheet"], code))
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"{path} is no exported metric: {error!r}; move it away") from None
+        code = source.read_text(encoding="utf-8") if source.is_file() else ""
+        expression, sheet = from_json(read_json(path))
+        found.append(Metric(path.stem, str(expression), sheet, code))
     return found

@@ -19,7 +19,7 @@ from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.commands.summary import Findings, summarise
 from autoproxy.commands.telling import Teller
 from autoproxy.commands.worker import Job
-from autoproxy.commands.workspace import Workspace, name_after, write_json, write_text
+from autoproxy.commands.workspace import SUMMARY, Workspace, name_after, write_json, write_text
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
@@ -399,7 +399,7 @@ class _Run:
             "funnel": summary["funnel"],
         }
         write_json(folder / "manifest.json", manifest)
-        write_json(folder / "summary.json", summary)
+        write_json(folder / SUMMARY, summary)
         write_text(folder / "archive.csv", Archive.of(self._ledger, self._name).to_csv())
         if summary["random_search"]:
             companion = Archive.of(self._ledger, self._name + RANDOM_SUFFIX)

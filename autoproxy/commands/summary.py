@@ -7,8 +7,11 @@ from typing import Any
 
 from autoproxy.commands.loading import OpenEvaluator
 from autoproxy.commands.memory import LedgerMemory
+from autoproxy.commands.workspace import SUMMARY, Workspace
+from autoproxy.errors import ConfigError
 from autoproxy.evaluation import BLOCK, Individual, Measured, Objective, Outcome
 from autoproxy.export.formula import to_infix
+from autoproxy.export.manifest import read_json
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.leaderboard import entries_of
 from autoproxy.ledger.records import ReportRow
@@ -20,6 +23,23 @@ from autoproxy.spaces import Baseline, SearchSpace
 
 Found = tuple[SearchState, LedgerMemory]
 Losses = Mapping[str, Sequence[float]]
+
+
+def read_summary(workspace: Workspace, run: str) -> dict[str, Any]:
+    """Return the summary of a run that is done.
+
+    Raises:
+        ConfigError: It is not done, or its summary cannot be read.
+    """
+    path = workspace.run_folder(run) / SUMMARY
+    if not path.is_file():
+        raise ConfigError(
+            f"run {run!r} is not done, so it has no winner; go on: autoproxy resume {run}"
+        )
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} cannot be read: it is no object of JSON")
+    return content
 
 
 def describe_search(state: SearchState, memory: LedgerMemory, best: Individual) -> dict[str, Any]:

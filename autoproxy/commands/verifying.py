@@ -1,7 +1,6 @@
 """Rows of the leaderboard, measured again: the same, within a tolerance, or not."""
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from autoproxy.commands import loading
 from autoproxy.commands.loading import Condition
+from autoproxy.commands.plan import read_run_file
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.workspace import Workspace
 from autoproxy.errors import AutoproxyError, ConfigError, StorageError
@@ -313,7 +313,7 @@ def _unnamed(protocol: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 def _known_place(workspace: Workspace, name: str) -> str:
     """Return the folder of that name that a run here was given, else the name itself."""
     for run in workspace.runs():
-        tables = tomllib.loads((workspace.run_folder(run) / "run.toml").read_text(encoding="utf-8"))
+        tables = read_run_file(workspace.run_folder(run) / "run.toml")
         place = tables.get("evaluator", {}).get("model", "")
         if Path(place).name == name and Path(place).is_dir():
             return str(place)

@@ -12,7 +12,7 @@ from autoproxy.commands import loading
 from autoproxy.commands.progress import Clock, Progress
 from autoproxy.commands.session import RANDOM_SUFFIX, REFERENCE
 from autoproxy.commands.telling import front_of, shown_funnel
-from autoproxy.commands.workspace import Workspace
+from autoproxy.commands.workspace import SUMMARY, Workspace
 from autoproxy.errors import AutoproxyError, StorageError, unknown_name
 from autoproxy.evaluation import Measured, Objective
 from autoproxy.language.canonical import canonical, key
@@ -128,7 +128,7 @@ class Watch:
         silent = _silence(run, companion)
         at = self._progress(run, companion)
         at = replace(at, warning=_warning(run, companion, silent))
-        return Sight(at, run.status, run.seconds, silent, str(self._folder / "summary.json"))
+        return Sight(at, run.status, run.seconds, silent, str(self._folder / SUMMARY))
 
     def _progress(self, run: Standing, companion: Standing | None) -> Progress:
         """Return what the run's own view shows, as far as the ledger tells."""

@@ -17,6 +17,9 @@ from filelock import FileLock, Timeout
 from autoproxy.errors import ConfigError, StorageError, unknown_name
 from autoproxy.ledger.connection import without_account
 
+SUMMARY = "summary.json"
+"""File in a run's folder that says what it found; a run that is done has it."""
+
 _LEDGER = "ledger.sqlite"
 _LEDGER_NOTE = "ledger.txt"
 """File in a run's folder that says where its ledger is, where that is not the results folder."""
@@ -100,6 +103,10 @@ class Workspace:
         """Return the names of the runs that have a folder here, oldest first."""
         folders = (self.folder / "runs").glob("*/run.toml")
         return tuple(path.parent.name for path in sorted(folders, key=_age))
+
+    def done(self) -> tuple[str, ...]:
+        """Return the names of those runs that are done, oldest first."""
+        return tuple(run for run in self.runs() if (self.run_folder(run) / SUMMARY).is_file())
 
     def existing_run(self, run: str | None) -> str:
         """Return `run`, or the latest where it is None.

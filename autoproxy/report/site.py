@@ -57,6 +57,7 @@ def site(
     groups: Sequence[Group],
     metrics: Sequence[Metric],
     *,
+    beside: Sequence[Run],
     version: str,
 ) -> dict[str, str]:
     """Return all files of the report by their path within it; nothing in them asks a network.
@@ -65,6 +66,7 @@ def site(
         runs: Runs that are done, each gets a page.
         groups: The leaderboard.
         metrics: Exported metrics, each gets a page.
+        beside: Runs that are drawn beside those, where they measured under the same protocol.
         version: Of AutoProxy, for the foot of the pages.
     """
     made_by = {metric.sheet.get("source run"): metric.name for metric in metrics}
@@ -73,7 +75,7 @@ def site(
         "leaderboard.html": _page("leaderboard.html", "", version, **_board(groups, runs)),
     }
     for run in runs:
-        content = _run(run, runs, made_by.get(run.name))
+        content = _run(run, beside, made_by.get(run.name))
         pages[f"runs/{run.name}.html"] = _page("run.html", "../", version, **content)
     names = {run.name for run in runs}
     for metric in metrics:
@@ -139,11 +141,11 @@ def _index(runs: Sequence[Run], metrics: Sequence[Metric]) -> dict[str, Any]:
     return {"runs": cards, "metrics": [metric.name for metric in metrics], "charts": False}
 
 
-def _run(run: Run, runs: Sequence[Run], metric: str | None) -> dict[str, Any]:
+def _run(run: Run, beside: Sequence[Run], metric: str | None) -> dict[str, Any]:
     summary = run.summary
     winner = summary["winner"]
     expression = parse(winner["text"])
-    figures = figures_of(run, runs)
+    figures = figures_of(run, beside)
     of_reports = [figure for figure in figures if figure.name.startswith(_OF_REPORTS)]
     of_search = [figure for figure in figures if figure not in of_reports]
     several = len(summary["reports"]) > 1

@@ -130,7 +130,7 @@ WANDA = entry("baseline", "wanda", 10.0, 0.25, "mul(abs(W), x_norm)")
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
-    return site([run_of(FOUND, WANDA)], rank(ROWS), METRICS, version="0")
+    return site([run_of(FOUND, WANDA)], rank(ROWS), METRICS, beside=(), version="0")
 
 
 def html(pages: dict[str, str]) -> dict[str, str]:
@@ -263,7 +263,7 @@ def test_formulas_are_drawn_without_a_script(pages: dict[str, str]) -> None:
     ],
 )
 def test_a_verdict_says_what_the_table_shows(entries: list[dict[str, Any]], said: str) -> None:
-    page = site([run_of(*entries)], (), (), version="0")["runs/r.html"]
+    page = site([run_of(*entries)], (), (), beside=(), version="0")["runs/r.html"]
     assert said in " ".join(page.split())
 
 
@@ -275,13 +275,13 @@ def test_rows_sort_by_number_not_by_letter(pages: dict[str, str]) -> None:
 def test_a_run_without_an_archive_still_has_a_page() -> None:
     run = run_of(FOUND, WANDA)
     bare = Run(run.name, run.summary, run.manifest, Archive(()), Archive(()))
-    page = site([bare], (), (), version="0")["runs/r.html"]
+    page = site([bare], (), (), beside=(), version="0")["runs/r.html"]
     assert re.findall(r'<figure id="([\w-]+)"', page) == ["comparison", "shared", "funnel", "front"]
 
 
 def test_runs_under_one_protocol_are_drawn_beside_each_other() -> None:
     one, other = run_of(FOUND, WANDA), run_of(FOUND, WANDA, name="another")
-    pages = site([one, other], (), (), version="0")
+    pages = site([one], (), (), beside=[one, other], version="0")  # also of one run alone
     assert '"another"' in pages["runs/r.html"].split('id="progress"')[1]
-    alone = site([one], (), (), version="0")["runs/r.html"]
+    alone = site([one], (), (), beside=[one], version="0")["runs/r.html"]
     assert '"another"' not in alone
