@@ -132,6 +132,17 @@ def search(
     report_seeds: Annotated[
         int | None, typer.Option(help="Calibration seeds of the report.")
     ] = None,
+    report_best: Annotated[
+        int | None,
+        typer.Option(help="Hand-made metrics of the report that were best in validation."),
+    ] = None,
+    report_known: Annotated[
+        bool | None,
+        typer.Option(
+            "--report-known/--no-report-known",
+            help="Report the well-known hand-made metrics, however they did.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run and its metric.")] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -189,6 +200,8 @@ def search(
             "evaluator": evaluator or ("several" if condition else None),
             "random_search": random_search,
             "report_seeds": report_seeds,
+            "report_best": report_best,
+            "report_known": report_known,
         },
         search={
             "seed": seed,

@@ -34,7 +34,9 @@ FLOWING = frozenset(
 )
 """Those of what goes into and out of layers, which one forward pass gives."""
 
-GRADIENTS = frozenset({"g", "g_norm", "g_abs"})
+GRADIENTS = frozenset({"g", "g_norm", "g_abs", "g_token"})
+"""Those of the whole model's loss."""
+
 BLOCKWISE = frozenset({"block_angle", "block_change", "block_index"})
 WALKED = frozenset({"g_region"}) | BLOCKWISE
 """Those that one decoder layer after another of the dense model gives."""
@@ -283,21 +285,35 @@ def _gradients(
     """Sum gradients of each sequence's loss, their squares and magnitudes, in float32."""
     found: Statistics = {name: {} for name in layers}
 
-    def take(name: str, gradient: Tensor) -> None:
-        if "g" in wanted:
-            _accumulate(found[name], "g", gradient)
-        if "g_norm" in wanted:
-            _accumulate(found[name], "g_norm", gradient.square())
-        if "g_abs" in wanted:
-            _accumulate(found[name], "g_abs", gradient.abs())
+    powers: dict[str, Callable[[Tensor], Tensor]] = {
+        "g": lambda gradient: gradient,
+        "g_norm": torch.square,
+        "g_abs": torch.abs,
+    }
 
-    with gradients_taken(layers, take):
+    def take(name: str, gradient: Tensor) -> None:
+        for terminal in wanted & powers.keys():
+            _accumulate(found[name], terminal, powers[terminal](gradient))
+
+    def see(name: str, x: Tensor, y: Tensor) -> None:
+        squares = x.detach().reshape(-1, x.shape[-1]).float().square()
+
+        def add(slope: Tensor) -> None:
+            steep = slope.reshape(-1, slope.shape[-1]).float().square()
+            _accumulate(found[name], "g_token", steep.T @ squares)
+
+        y.register_hook(add)  # type: ignore[no-untyped-call]
+
+    with ExitStack() as stack:
+        stack.enter_context(gradients_taken(layers, take))
+        if "g_token" in wanted:
+            stack.enter_context(watched(layers, see))
         for block in blocks:
             ids = block.unsqueeze(0).to(model.device)
             model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     for values in found.values():
-        if "g_norm" in values:
-            values["g_norm"].sqrt_()
+        for name in {"g_norm", "g_token"} & values.keys():
+            values[name].sqrt_()
     return found
 
 

@@ -81,6 +81,12 @@ BASELINES = (
     Baseline("taylor", "abs(mul(W, g))", "LLM-Pruner, first order; the same masks as SNIP"),
     Baseline("fisher", "mul(square(W), square(g_norm))", "diagonal Fisher, second order"),
     Baseline(
+        "fisher-token",
+        "mul(square(W), square(g_token))",
+        "diagonal empirical Fisher with each token an example of its own",
+        reported=True,
+    ),
+    Baseline(
         "taylor-mix",
         "abs(sub(mul(W, g), mul(0.5, mul(square(W), square(g_norm)))))",
         "LLM-Pruner, param_mix",
@@ -114,8 +120,8 @@ SPACE = SearchSpace(
     root=Kind.WEIGHT,
     terminals={
         "W": 4,
-        "g_norm": 2,
-        "g": 1,
+        "g_norm": 1,
+        "g_token": 3,
         "x_norm": 4,
         "x_mean": 1,
         "x_var": 1,

@@ -17,6 +17,8 @@ DEFAULTS: Mapping[str, Any] = {
     "evaluator": "pruning",
     "random_search": True,
     "report_seeds": 5,
+    "report_best": 3,
+    "report_known": True,
 }
 """The options of the [run] table, with what holds where neither the user nor the space says."""
 
@@ -33,6 +35,8 @@ class Plan:
         evaluator: Name of the evaluator.
         random_search: Whether the same budget is spent on random search besides.
         report_seeds: How many calibration draws the report repeats.
+        report_best: How many hand-made metrics join the report that were best in validation.
+        report_known: Whether those that the space marks as `reported` do, whatever they were.
         search: How to search.
         options: Options of the evaluator, as given; the evaluator checks them.
     """
@@ -42,12 +46,16 @@ class Plan:
     evaluator: str
     random_search: bool
     report_seeds: int
+    report_best: int
+    report_known: bool
     search: SearchConfig
     options: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         if not 1 <= self.report_seeds <= 1000:
             raise ConfigError(f"report_seeds must lie in [1, 1000], got {self.report_seeds}")
+        if self.report_best < 0:
+            raise ConfigError(f"report_best must be at least 0, got {self.report_best}")
 
     def tables(self) -> dict[str, dict[str, Any]]:
         """Return the plan as the tables of a run file."""

@@ -5,12 +5,34 @@ from dataclasses import dataclass
 
 from autoproxy.commands.loading import Condition
 from autoproxy.commands.progress import Clock, Progress, Show
-from autoproxy.evaluation import content_hash
+from autoproxy.evaluation import Measured, Objective, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import ReportRow
+from autoproxy.spaces import Baseline
+
+
+def best_of(
+    measured: Mapping[str, tuple[Baseline, Outcome]], objective: Objective, count: int
+) -> list[str]:
+    """Return the names of the `count` best hand-made metrics, best first.
+
+    Of those with the very same value, such as OBD and Wanda per row, the simplest stands for all.
+
+    Args:
+        measured: Outcomes by name; those that did not come to a value are passed over.
+        objective: Which way is better.
+        count: At most so many.
+    """
+    order = sorted(
+        (objective.sign * outcome.value, complexity(baseline.expression), name)
+        for name, (baseline, outcome) in measured.items()
+        if isinstance(outcome, Measured)
+    )
+    first = {value: name for value, _, name in reversed(order)}
+    return [first[value] for value in sorted(first)][:count]
 
 
 @dataclass(frozen=True, slots=True)

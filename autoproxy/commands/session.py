@@ -15,7 +15,7 @@ from autoproxy.commands.memory import LedgerMemory
 from autoproxy.commands.metrics import write_metric
 from autoproxy.commands.plan import Plan, make_plan
 from autoproxy.commands.progress import Clock, Progress, Show
-from autoproxy.commands.reporting import Named, Reporter
+from autoproxy.commands.reporting import Named, Reporter, best_of
 from autoproxy.commands.summary import Findings, summarise
 from autoproxy.commands.telling import Teller
 from autoproxy.commands.worker import Job
@@ -199,7 +199,8 @@ class _Run:
             companion = self._random_search(found, baselines)
         winner, finals = self._finals(found)
         rival = self._finals(companion[0])[0] if companion else None
-        reports = self._report(winner, rival)
+        handmade = self._handmade(baselines)
+        reports = self._report(winner, rival, handmade)
         hall = _hall(found, self._evaluator)
         findings = Findings(
             run=self._name,
@@ -213,8 +214,8 @@ class _Run:
             rival=rival,
             finals=finals,
             reports=reports,
-            illustrations=self._illustrate(winner),
-            comparisons=self._compare(winner, rival),
+            illustrations=self._illustrate(winner, handmade),
+            comparisons=self._compare(winner, rival, handmade),
             seconds=self._clocks[self._name].seconds,
         )
         summary = summarise(findings)
@@ -342,9 +343,11 @@ class _Run:
         self._ledger.remember(Evaluation(individual.key, protocol, 1.0, text, None, outcome))
         return losses
 
-    def _report(self, winner: Individual, rival: Individual | None) -> list[Sequence[Any]]:
+    def _report(
+        self, winner: Individual, rival: Individual | None, handmade: Sequence[Named]
+    ) -> list[Sequence[Any]]:
         """Measure winner, random search's winner and hand-made metrics on the report texts."""
-        named = [*self._reported(), Named("discovered", self._name, winner.expression)]
+        named = [*handmade, Named("discovered", self._name, winner.expression)]
         if rival is not None:
             named.append(Named("random-search", self._name + RANDOM_SUFFIX, rival.expression))
         first = self._plan.search.seed
@@ -354,34 +357,34 @@ class _Run:
             for condition in self._evaluator.conditions
         ]
 
-    def _reported(self) -> list[Named]:
-        """Return what people made that every report shows."""
+    def _handmade(self, measured: Mapping[str, tuple[Baseline, Outcome]]) -> list[Named]:
+        """Return what people made that the report shows: the reference, the known, the best."""
+        best = best_of(measured, self._evaluator.objective, self._plan.report_best)
         metrics = [
             Named("baseline", baseline.name, canonical(baseline.expression))
             for baseline in loading.usable_baselines(self._space, self._evaluator)
-            if baseline.reported
+            if baseline.name in (REFERENCE, *best)
+            or (baseline.reported and self._plan.report_known)
         ]
         references = loading.references(self._evaluator)
         return [*metrics, *(Named("baseline", name, None) for name in references)]
 
-    def _handmade(self) -> dict[str, Expression | str]:
-        """Return what people made that every report shows, by name."""
-        return {known.name: known.expression or known.name for known in self._reported()}
-
-    def _illustrate(self, winner: Individual) -> list[Mapping[str, Any] | None]:
+    def _illustrate(
+        self, winner: Individual, handmade: Sequence[Named]
+    ) -> list[Mapping[str, Any] | None]:
         """Return under each condition what a report draws of the winner's work, where it can."""
         drawers = [getattr(c, "illustrate", None) for c in self._evaluator.conditions]
-        others = self._handmade()
+        others = _by_name(handmade)
         return [None if draw is None else draw(winner.expression, others) for draw in drawers]
 
     def _compare(
-        self, winner: Individual, rival: Individual | None
+        self, winner: Individual, rival: Individual | None, handmade: Sequence[Named]
     ) -> Mapping[str, Mapping[str, float]]:
         """Test the winner against the hand-made metrics and random search, where it can be."""
         compare = getattr(self._evaluator, "compare", None)
         if compare is None:
             return {}
-        others = self._handmade()
+        others = _by_name(handmade)
         if rival is not None:
             others["random search"] = rival.expression
         found: Mapping[str, Mapping[str, float]] = compare(winner.expression, others)
@@ -407,6 +410,10 @@ class _Run:
         write_metric(self._workspace, self._name, winner, summary)
         self._stands(self._name, "done", summary)
         write_leaderboard(self._workspace, self._ledger)
+
+
+def _by_name(handmade: Sequence[Named]) -> dict[str, Expression | str]:
+    return {known.name: known.expression or known.name for known in handmade}
 
 
 def _hall(state: SearchState, evaluator: loading.OpenEvaluator) -> HallOfFame:

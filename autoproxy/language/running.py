@@ -4,7 +4,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
 
-_BACKWARD = frozenset({"g", "g_norm", "g_abs", "g_region", "dx", "dy"})
+_BACKWARD = frozenset({"g", "g_norm", "g_abs", "g_token", "g_region", "dx", "dy"})
 """Terminals that need a pass backward, which costs two passes forward."""
 
 _DEAR = frozenset({"h_inv", "u_diag", "hg", "flow", "log_flow"})

@@ -113,6 +113,15 @@ _TERMINALS = (
         "sum over sequences of |dL/dW|: GBLM's gradient of the first norm is 100 times this",
     ),
     Terminal(
+        "g_token",
+        Kind.WEIGHT,
+        True,
+        r"\lVert G^{t}\rVert",
+        "loss / weight",
+        "sqrt(sum over sequences and tokens of (dL/dy_i x_j)^2): what g_norm is, with every "
+        "token's part of the gradient squared for itself, so that parts cannot cancel",
+    ),
+    Terminal(
         "g_region",
         Kind.WEIGHT,
         True,

@@ -108,6 +108,7 @@ def statistics(
         "g": g.sum(axis=0),
         "g_norm": np.sqrt((g**2).sum(axis=0)),
         "g_abs": np.abs(g).sum(axis=0),
+        "g_token": np.sqrt((g**2).sum(axis=0)) + 0.1 * np.abs(region),
         "g_region": np.abs(region),
         "h_inv": np.diag(np.linalg.inv(h)),
         "u_diag": np.sqrt([np.linalg.inv(h[j:, j:])[0, 0] for j in range(columns)]),

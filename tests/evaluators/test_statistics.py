@@ -125,6 +125,29 @@ def gradient_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
     }
 
 
+def token_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
+    """One token at a time: its own part of the gradient of each weight, squared."""
+    model = doubled(model)
+    layers = {name: layer.module for name, layer in prunable(model).items()}
+    for layer in layers.values():
+        layer.weight.requires_grad_(requires_grad=True)
+    found = {name: torch.zeros_like(layer.weight) for name, layer in layers.items()}
+    for block in blocks:
+        ran: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        write: Any = lambda layer, x, y, ran=ran: ran.update({layer: (x[0].detach()[0], y)})  # noqa: E731
+        hooks = [layer.register_forward_hook(write) for layer in layers.values()]
+        log_likelihood = model(block.unsqueeze(0)).logits[0, :-1].log_softmax(dim=-1)
+        loss = -log_likelihood[torch.arange(len(block) - 1), block[1:]].mean()
+        slopes = torch.autograd.grad(loss, [y for _, y in ran.values()])
+        slope_of = dict(zip(ran, slopes, strict=True))
+        for name, layer in layers.items():
+            for change, x in zip(slope_of[layer][0], ran[layer][0], strict=True):
+                found[name] += torch.outer(change, x).square()
+        for hook in hooks:
+            hook.remove()
+    return {name: {"g_token": total.detach().sqrt()} for name, total in found.items()}
+
+
 def region_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
     model = doubled(model)
     recorders = [RegionRecorder(layer) for layer in model.model.layers]
@@ -186,6 +209,7 @@ ORACLES: dict[str, Callable[[PreTrainedModel, Tensor], Statistics]] = {
     **dict.fromkeys(("x_norm", "x_mean", "x_var", "x_max", "x_sum", "y_norm"), flow_oracle),
     **dict.fromkeys(("h_inv", "u_diag", "moments"), flow_oracle),
     **dict.fromkeys(("g", "g_norm", "g_abs"), gradient_oracle),
+    "g_token": token_oracle,
     "g_region": region_oracle,
     **dict.fromkeys(("block_angle", "block_change", "block_index"), block_oracle),
 }
@@ -283,7 +307,7 @@ def test_one_sequence_alone_and_all_together(name: str) -> None:
     model = loaded_of(tiny_model())
     once = collect(model, some_blocks()[:1], [name])
     twice = collect(model, some_blocks()[[0, 0]], [name])
-    factor = {"g": 2.0, "g_norm": 2.0**0.5, "g_abs": 2.0}.get(name, 1.0)
+    factor = {"g": 2.0, "g_norm": 2.0**0.5, "g_abs": 2.0, "g_token": 2.0**0.5}.get(name, 1.0)
     for layer, values in once.items():
         torch.testing.assert_close(twice[layer][name], factor * values[name], rtol=1e-4, atol=1e-7)
 
@@ -309,7 +333,7 @@ def test_hooks_and_flags_go_when_the_model_fails() -> None:
     model = tiny_model()
     hooks = hook_count(model)
     bad = torch.full((1, 5), VOCABULARY_SIZE)  # no such token
-    for name in ("x_norm", "g", "g_region"):
+    for name in ("x_norm", "g", "g_token", "g_region"):
         with pytest.raises(IndexError):
             collect(loaded_of(model), bad, [name])
         assert hook_count(model) == hooks
@@ -327,7 +351,16 @@ def test_a_hook_that_was_there_stays() -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [["x_norm"], ["g"], ["y_norm", "h_inv"], ["u_diag"], ["g_region"], ["moments", "g_abs"], []],
+    [
+        ["x_norm"],
+        ["g"],
+        ["y_norm", "h_inv"],
+        ["u_diag"],
+        ["g_region"],
+        ["moments", "g_abs"],
+        ["g_token"],
+        [],
+    ],
 )
 def test_only_what_is_asked_is_collected(names: list[str]) -> None:
     found = collect(loaded_of(tiny_model()), some_blocks(), [*names, "W", "noise"])
