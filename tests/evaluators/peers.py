@@ -125,6 +125,7 @@ METRICS: dict[str, Callable[[Given], Array]] = {
     "snip": loop(lambda t, i, j: abs(slope(t, i, j))),
     "taylor": loop(lambda t, i, j: abs(slope(t, i, j))),
     "fisher": loop(fisher),
+    "fisher-token": loop(lambda t, i, j: (size(t, i, j) * float(t["g_token"][i, j])) ** 2),
     "taylor-mix": loop(lambda t, i, j: abs(slope(t, i, j) - 0.5 * fisher(t, i, j))),
     "pruner-zero": pruner_zero,
     "pruner-zero-2": pruner_zero_2,

@@ -49,6 +49,7 @@ GOLDEN: dict[str, tuple[str, ...]] = {
     "snip": ("bf457f864f18d5df", "7f2fcf71effda257", "c6d3dfe7e11ec29a"),
     "taylor": ("bf457f864f18d5df", "7f2fcf71effda257", "c6d3dfe7e11ec29a"),
     "fisher": ("446914123b11cf9d", "a44205485fd130b9", "a0f91ab5c8ef64e1"),
+    "fisher-token": ("d21fa2aaec1839a4", "f840c767a101bd72", "cf0d20cee59f7260"),
     "taylor-mix": ("68558760bce06aef", "bb791ebac7ab1c04", "d73b6ff6067647ee"),
     "pruner-zero": ("dae02edc243cdb56", "7a6d3b6280072cf1", "643b3b12d654bc38"),
     "pruner-zero-2": ("dae02edc243cdb56", "c9eb694858c4c206", "643b3b12d654bc38"),

@@ -34,6 +34,7 @@ class Layer:
         w: (rows, columns).
         x: (sequences, tokens, columns).
         gradients: (sequences, rows, columns), of the loss.
+        slopes: (sequences, tokens, rows), of the loss by what comes out.
         regional: (sequences, rows, columns), of the norm of the block's output.
         noise: (rows, columns).
     """
@@ -41,6 +42,7 @@ class Layer:
     w: Array
     x: Array
     gradients: Array
+    slopes: Array
     regional: Array
     noise: Array
 
@@ -59,6 +61,13 @@ class Layer:
     def g100(self) -> Array:
         """The gradient of GBLM and Pruner-Zero, with 100 inside the root."""
         found: Array = 100 * np.sqrt((self.gradients**2).sum(axis=0))
+        return found
+
+    @property
+    def token_fisher(self) -> Array:
+        """Token by token the square of its part of each weight's gradient."""
+        steep, x = self.slopes.reshape(-1, ROWS), self.x.reshape(-1, COLUMNS)
+        found: Array = sum(np.outer(dy, one) ** 2 for dy, one in zip(steep, x, strict=True))
         return found
 
     @property
@@ -88,6 +97,7 @@ class Layer:
             "x_var": tokens.var(axis=0),
             "g": self.gradients.sum(axis=0),
             "g_norm": self.g100 / 100,
+            "g_token": np.sqrt(self.token_fisher),
             "g_region": np.sqrt((self.regional**2).mean(axis=0)),
             "h_inv": np.diag(np.linalg.inv(self.h)),
             "u_diag": np.sqrt(self.conditional),
@@ -110,6 +120,7 @@ def layer(seed: int) -> Layer:
         gradients=draw.standard_normal((3, ROWS, COLUMNS)) * 0.01,
         regional=draw.standard_normal((3, ROWS, COLUMNS)) * 0.01,
         noise=draw.random((ROWS, COLUMNS)),
+        slopes=draw.standard_normal((3, 20, ROWS)) * 0.01,
     )
 
 
@@ -168,6 +179,7 @@ WEIGHTS: dict[str, Callable[[Layer], Array]] = {
     "snip": lambda d: np.abs(d.gradients.sum(axis=0) * d.w),
     "taylor": lambda d: np.abs(d.w * d.gradients.sum(axis=0)),
     "fisher": lambda d: d.w**2 * (d.gradients**2).sum(axis=0),
+    "fisher-token": lambda d: d.w**2 * d.token_fisher,
     "taylor-mix": lambda d: np.abs(
         d.w * d.gradients.sum(axis=0) - 0.5 * d.w**2 * (d.gradients**2).sum(axis=0)
     ),

@@ -36,6 +36,7 @@ def _inputs(seed: int) -> dict[str, torch.Tensor]:
         "x_mean": away(1, COLUMNS) - 1.0,
         "x_var": away(1, COLUMNS),
         "y_norm": away(ROWS, 1),
+        "g_token": away(ROWS, COLUMNS),
     }
 
 
