@@ -24,6 +24,7 @@ from autoproxy.commands.workspace import to_toml
 from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
 from autoproxy.ledger.schema import SCHEMA_VERSION
+from search_spaces.importance import BASELINES
 from tests.autoproxy.export.drawn import arguments, inputs
 from tests.evaluators.tiny import edit_json
 from tests.runs import EVALUATORS, SEARCH, SPACES, flags, outcome_of_run, rows, write_run_file
@@ -166,6 +167,34 @@ def test_flags_say_more_than_the_run_file(place: Place, run: Run) -> None:
         2
     }
     assert said.err == ""
+
+
+def test_the_report_has_the_best_by_hand_beside_the_known(place: Place, run: Run) -> None:
+    """By their values in validation, those of one value once; the flags ask for fewer."""
+
+    def reported(summary: Any) -> set[str]:
+        return {
+            row["name"] for row in summary["reports"][0]["entries"] if row["role"] == "baseline"
+        }
+
+    known = {baseline.name for baseline in BASELINES if baseline.reported}
+    summary = json.loads(
+        (place.results / "runs" / "tiny-run" / "summary.json").read_text(encoding="utf-8")
+    )
+    values = {row["name"]: row["value"] for row in summary["baselines"] if row["value"] is not None}
+    best = sorted(set(values.values()))[:3]
+    assert reported(summary) >= known
+    assert {values[name] for name in reported(summary)} >= set(best)
+    assert len(reported(summary)) <= len(known) + 3
+    said = run(
+        *("search", "--config", place.run_file, "--results", place.folder / "few", "--json"),
+        *("--no-random-search", "--report-best", 2, "--no-report-known"),
+    )
+    assert said.code == 0
+    few = reported(said.json)
+    assert "wanda" in few
+    assert {values[name] for name in few} == {values["wanda"], *best[:2]}
+    assert len(few) == len({values["wanda"], *best[:2]})
 
 
 def test_resuming_what_is_done_measures_nothing_and_says_the_same(place: Place, run: Run) -> None:
@@ -423,6 +452,7 @@ def test_as_a_process_it_says_the_result_alone_on_standard_output(spoken: list[S
         (["search", "--selection", "nsga3"], ["'nsga3'; did you mean 'nsga2'?"]),
         (["search", "--population", "1"], ["population must lie in [2, 100000], got 1"]),
         (["search", "--report-seeds", "0"], ["report_seeds must lie in [1, 1000], got 0"]),
+        (["search", "--report-best", "-1"], ["report_best must be at least 0, got -1"]),
         (["search", "--space", "importanse"], ["'importanse'; did you mean 'importance'?"]),
         (["search", "--space", "nowhere:SPACE"], ["cannot load space 'nowhere:SPACE'"]),
         (["search", "--space", "search_spaces.importance:SPCE"], ["cannot load space", "SPCE"]),

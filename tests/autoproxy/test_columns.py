@@ -13,7 +13,7 @@ from rich.console import Console
 
 from autoproxy import console
 from autoproxy.columns import PRUNING, Column, columns_of
-from autoproxy.commands.reporting import Named, Reporter
+from autoproxy.commands.reporting import Named, Reporter, best_of
 from autoproxy.commands.summary import describe_baselines
 from autoproxy.evaluation import Direction, Failed, Measured, Objective
 from autoproxy.language.expression import Expression
@@ -245,3 +245,20 @@ def test_baselines_are_listed_best_first_whichever_way_is_better() -> None:
     ):
         found = describe_baselines(measured, Objective("tau", "", direction))
         assert [row["name"] for row in found] == names
+
+
+def test_the_best_by_hand_are_those_of_the_objective() -> None:
+    found = {
+        "wanda": (Baseline("wanda", "mul(abs(W), x_norm)", "there"), Measured(0.2, 1.0)),
+        "obd": (Baseline("obd", "mul(square(W), square(x_norm))", "there"), Measured(0.2, 1.0)),
+        "magnitude": (Baseline("magnitude", "abs(W)", "there"), Measured(0.4, 1.0)),
+        "flat": (Baseline("flat", "x_norm", "there"), Measured(0.3, 1.0)),
+        "broken": (Baseline("broken", "W", "there"), Failed("it broke")),
+    }
+    low = Objective("kl", "nats", Direction.MINIMIZE)
+    high = Objective("tau", "none", Direction.MAXIMIZE)
+    for order in (found, dict(reversed(found.items()))):  # whichever was measured first
+        assert best_of(order, low, 2) == ["wanda", "flat"]  # obd has wanda's value, and is longer
+        assert best_of(order, high, 2) == ["magnitude", "flat"]
+        assert best_of(order, high, 9) == ["magnitude", "flat", "wanda"]
+        assert best_of(order, low, 0) == []
