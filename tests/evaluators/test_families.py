@@ -162,6 +162,33 @@ def test_gradients_are_those_of_the_mean_loss(model: PreTrainedModel) -> None:
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
 
 
+def test_gradients_token_by_token(model: PreTrainedModel) -> None:
+    """Exactly where a module computes the layer; for fused experts between what bounds it."""
+    found = collect(loaded(model), blocks()[:1], ["g", "g_token"])
+    twin = copy.deepcopy(model).double()
+    layers = prunable(twin)
+    ran: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    for layer in layers.values():
+        layer.parameter.requires_grad_(requires_grad=True)
+        layer.module.register_forward_hook(lambda m, x, y: ran.update({m: (x[0].detach(), y)}))
+    single = [name for name, layer in layers.items() if layer.expert is None]
+    logits = twin(blocks()[:1]).logits[0, :-1].log_softmax(dim=-1)
+    loss = -logits[torch.arange(LENGTH - 1), blocks()[0, 1:]].mean()
+    slopes = torch.autograd.grad(loss, [ran[layers[name].module][1] for name in single])
+    for name, slope in zip(single, slopes, strict=True):
+        x = ran[layers[name].module][0].flatten(0, -2)
+        parts = torch.einsum("ti,tj->tij", slope.flatten(0, -2), x)
+        right = parts.square().sum(dim=0).sqrt()
+        torch.testing.assert_close(
+            found[name]["g_token"].double(), right, rtol=1e-3, atol=1e-5 * float(right.max())
+        )
+    for name, values in found.items():
+        assert values["g_token"].shape == layers[name].weight.shape
+        least = values["g"].abs() / LENGTH**0.5  # Cauchy and Schwarz
+        assert bool((values["g_token"] >= 0.999 * least - 1e-9).all()), name
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+
+
 def half_masks(model: PreTrainedModel) -> dict[str, Tensor]:
     half = Unstructured(Fraction(1, 2))
     return {n: keep_mask(w.abs(), half, "row") for n, w in weights_of(prunable(model)).items()}
