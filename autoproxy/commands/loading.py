@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -49,6 +49,7 @@ class Condition(Protocol):
         ...
 
 
+@runtime_checkable
 class Illustrator(Protocol):
     """A condition that can also say what a picture of a formula's work would show."""
 

@@ -370,9 +370,13 @@ class _Run:
 
     def _illustrate(self, winner: Individual) -> list[Mapping[str, Any] | None]:
         """Return under each condition what a report draws of the winner's work, where it can."""
-        drawers = [getattr(c, "illustrate", None) for c in self._evaluator.conditions]
         others = self._handmade()
-        return [None if draw is None else draw(winner.expression, others) for draw in drawers]
+        return [
+            condition.illustrate(winner.expression, others)
+            if isinstance(condition, loading.Illustrator)
+            else None
+            for condition in self._evaluator.conditions
+        ]
 
     def _compare(
         self, winner: Individual, rival: Individual | None
