@@ -19,7 +19,14 @@ from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.commands.summary import Findings, summarise
 from autoproxy.commands.telling import Teller
 from autoproxy.commands.worker import Job
-from autoproxy.commands.workspace import SUMMARY, Workspace, name_after, write_json, write_text
+from autoproxy.commands.workspace import (
+    RANDOM_SUFFIX,
+    SUMMARY,
+    Workspace,
+    name_after,
+    write_json,
+    write_text,
+)
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
@@ -34,9 +41,6 @@ from autoproxy.search.loop import Search, finalists
 from autoproxy.search.state import SearchState
 from autoproxy.search.tasks import Keep, Recall, Task
 from autoproxy.spaces import Baseline, SearchSpace
-
-RANDOM_SUFFIX = ".random"
-"""The companion run of random search has the run's name with this at its end."""
 
 REFERENCE = "wanda"
 """The hand-made metric that progress is shown against."""
