@@ -510,7 +510,7 @@ def list_(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """List spaces, evaluators, terminals, primitives, hand-made metrics and runs."""
+    """List spaces, evaluators, terminals, primitives, hand-made metrics, methods and runs."""
     from autoproxy import console
     from autoproxy.commands.listing import listing
     from autoproxy.commands.workspace import Workspace

@@ -134,6 +134,19 @@ def cells(columns: Sequence[Column], entry: Mapping[str, Any]) -> list[str]:
     return [value, *([ratio] if first.reference else []), *(_cell(c, entry) for c in others)]
 
 
+def ends(first: Column, entry: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the ends of the interval of the first column, None where a metric has none.
+
+    >>> ends(PRUNING[0], {"perplexity": 20.0, "interval": 0.5})
+    (19.5, 20.5)
+    """
+    value, low, high = (entry.get(name) for name in first.names)
+    if low is not None and high is not None:
+        return low, high
+    half = entry["interval"]
+    return None if value is None or half is None else (value - half, value + half)
+
+
 def _cell(column: Column, entry: Mapping[str, Any]) -> str:
     """Return a number with its interval, or nothing where there is none."""
     value, low, high = (

@@ -301,13 +301,14 @@ def listing(console: Console, found: Mapping[str, Any]) -> None:
     """Print what there is to choose from."""
     for name in ("spaces", "evaluators", "runs"):
         console.print(f"[bold]{name}[/] {escape(', '.join(found[name]) or '-')}")
-    for name, columns in (
-        ("terminals", ("name", "kind", "unit", "meaning", "in_space")),
-        ("primitives", ("name", "operands", "cost", "meaning", "in_space")),
-        ("baselines", ("name", "text", "source")),
+    of_space = f"of space {escape(found['space'])} (root kind {found['root']})"
+    for name, told, columns in (
+        ("terminals", of_space, ("name", "kind", "unit", "meaning", "in_space")),
+        ("primitives", of_space, ("name", "operands", "cost", "meaning", "in_space")),
+        ("baselines", of_space, ("name", "text", "source")),
+        ("methods", "of evaluators, taken like baselines", ("name", "evaluator", "source")),
     ):
-        title = f"{name} of space {found['space']} (root kind {found['root']})"
-        table = Table(*columns, title=title, title_justify="left")
+        table = Table(*columns, title=f"{name} {told}", title_justify="left")
         for row in found[name]:
             table.add_row(*(escape(_cell(row[column])) for column in columns))
         console.print(table)

@@ -43,7 +43,7 @@ from evaluators.masks import (
     pack,
     unpack,
 )
-from evaluators.methods import Method
+from evaluators.methods import Method, check_asked
 from evaluators.statistics import FLOWING, Statistics, flows
 from evaluators.tiles import Tiles
 from evaluators.walk import Walk
@@ -100,9 +100,10 @@ class Decider:
         Its statistics, which may be as large as the weights, are of one decoder layer at a time.
 
         Raises:
-            ConfigError: The method cannot make the pattern, or has no sparsities.
+            ConfigError: The method cannot make the pattern, compares elsewhere than is asked, or
+                has no sparsities.
         """
-        method.check(self.pattern)
+        check_asked(method, self.pattern, self.group)
         patterns = self._patterns(Program([WANDA]), seed)
         if isinstance(patterns, Failed):
             raise ConfigError(f"{method.name} cannot be given its sparsities: {patterns.reason}")

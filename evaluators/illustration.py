@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluators.masks import count_bits
+
 _IN_LAYER = re.compile(r"^.*?\.(\d+)\.(.+)$")
 
 
@@ -35,13 +37,9 @@ def kept_rows(
     for name, bits in masks.items():
         found = _IN_LAYER.match(name)
         layer, module = (int(found[1]), found[2]) if found else (0, name)
-        kept = _count(bits)
+        kept = count_bits(bits)
         row: dict[str, Any] = {"layer": layer, "module": module, "kept": kept / sizes[name]}
         if others is not None:
-            row["shared"] = _count(bits & others[name]) / kept if kept else 1.0
+            row["shared"] = count_bits(bits & others[name]) / kept if kept else 1.0
         rows.append(row)
     return rows
-
-
-def _count(bits: NDArray[np.uint8]) -> int:
-    return int(np.bitwise_count(bits).sum(dtype=np.int64))

@@ -227,6 +227,15 @@ def unpack(bits: NDArray[np.uint8], like: Tensor) -> Tensor:
     return torch.from_numpy(flat).reshape(like.shape).to(like.device)
 
 
+def count_bits(packed: NDArray[np.uint8]) -> int:
+    """Return how many bits are 1: of a packed mask, the weights that stay.
+
+    >>> count_bits(pack(torch.tensor([[True, False, True]])))
+    2
+    """
+    return int(np.unpackbits(packed).sum(dtype=np.int64))
+
+
 def mask_difference(
     one: Mapping[str, NDArray[np.uint8]], other: Mapping[str, NDArray[np.uint8]]
 ) -> float:
@@ -237,9 +246,7 @@ def mask_difference(
     1.0
     """
     bits = 8 * sum(packed.size for packed in one.values())
-    differing = sum(
-        int(np.unpackbits(packed ^ other[name]).sum(dtype=np.int64)) for name, packed in one.items()
-    )
+    differing = sum(count_bits(packed ^ other[name]) for name, packed in one.items())
     return differing / bits
 
 

@@ -52,7 +52,7 @@ from evaluators.masks import (
     mask_hash,
     replaced,
 )
-from evaluators.methods import METHODS
+from evaluators.methods import METHODS, check_asked
 from evaluators.models import LoadedModel, load_model
 from evaluators.perplexity import Comparison, Reference, block_losses, perplexity
 from evaluators.roles import Texts
@@ -526,7 +526,8 @@ class PruningEvaluator:
         """
         config = cls.asks.from_options(options)
         if isinstance(candidate, str):
-            METHODS[candidate].check(config.condition)  # before anything is loaded
+            # before anything is loaded
+            check_asked(METHODS[candidate], config.condition, config.group)
         if config.stream:
             check_streamable(config.model, candidate)
 

@@ -242,11 +242,9 @@ def _second_moments(shapes: Mapping[str, tuple[int, int]], *, in_turn: bool) -> 
         shapes: (d_out, d_in) of each layer.
         in_turn: Whether those of one decoder layer are held at a time.
     """
-    homes = {name: "".join(re.findall(r"\.(\d+)\.", name)[:1]) for name in shapes}
-    sizes: dict[str, int] = {}
-    for home, d_in in {(homes[name], d_in) for name, (_, d_in) in shapes.items()}:
-        sizes[home] = sizes.get(home, 0) + 8 * d_in**2
-    held = max(sizes.values()) if in_turn else sum(sizes.values())
+    widths = [{d_in for _, d_in in part.values()} for part in _by_decoder_layer(shapes).values()]
+    sizes = [sum(8 * d_in**2 for d_in in part) for part in widths]
+    held = max(sizes) if in_turn else sum(sizes)
     return held + 3 * 8 * max(d_in for _, d_in in shapes.values()) ** 2
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from autoproxy.errors import ModelError
 from evaluators.layers import prunable
-from evaluators.masks import mask_hash, unpack
+from evaluators.masks import count_bits, mask_hash, unpack
 from evaluators.models import LoadedModel, load_model
 from evaluators.room import SHARD_BYTES
 from evaluators.source import Source
@@ -148,7 +148,7 @@ def counts(source: Source, masks: Mapping[str, NDArray[np.uint8]]) -> dict[str, 
     for name, bits in masks.items():
         d_out, d_in = source.shapes[name]
         # The bits that fill up the last byte are zero, and count for nothing.
-        dropped = d_out * d_in - int(np.unpackbits(bits).sum(dtype=np.int64))
+        dropped = d_out * d_in - count_bits(bits)
         layers[name] = {
             "shape": [d_out, d_in],
             "dropped": dropped,

@@ -24,6 +24,8 @@ from autoproxy.commands.workspace import to_toml
 from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
 from autoproxy.ledger.schema import SCHEMA_VERSION
+from evaluators.methods import METHODS
+from evaluators.prediction import PredictionEvaluator
 from search_spaces.importance import BASELINES
 from tests.autoproxy.export.drawn import arguments, inputs
 from tests.evaluators.tiny import edit_json
@@ -393,6 +395,20 @@ def test_list_and_doctor(place: Place, run: Run) -> None:
     assert healthy.json["healthy"]
     assert {check["name"] for check in healthy.json["checks"]} >= {"torch", "starter model"}
     assert "ok" in run("doctor", "--results", place.results).out
+
+
+def test_list_names_every_method_with_its_evaluator_and_its_source(
+    run: Run, tmp_path: Path
+) -> None:
+    """All that `--baseline` or `--proxy` takes is there: hand-made formulas, and these."""
+    asked = ("list", "--results", tmp_path)
+    listed = run(*asked, "--json").json["methods"]
+    wanted = {("pruning", name, method.source) for name, method in METHODS.items()}
+    wanted |= {("prediction", *item) for item in PredictionEvaluator.methods().items()}
+    assert {(row["evaluator"], row["name"], row["source"]) for row in listed} == wanted
+    assert len(listed) == len(wanted)
+    shown = run(*asked).out
+    assert all(re.search(rf" {name} +│ {evaluator} ", shown) for evaluator, name, _ in wanted)
 
 
 def test_doctor_names_what_is_wrong(run: Run, tmp_path: Path) -> None:

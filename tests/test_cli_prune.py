@@ -395,6 +395,10 @@ def test_a_disk_that_fills_up_on_the_way_leaves_nothing(
         (["--baseline", "wanda-variant", "--pattern", "4:8"], ["4:8", "ask for a sparsity"]),
         (["--baseline", "ria-permuted"], ["ria-permuted", "50%", "ask for a pattern"]),
         (["--baseline", "sparsegpt", "--pattern", "2:5"], ["2:5", "5 divides", "has 16"]),
+        *(
+            (["--baseline", name, "--group", group], [name, f"group {group};", "--group row"])
+            for name, group in (("sparsegpt", "matrix"), ("dsnot", "model"))
+        ),
     ],
     ids=lambda value: " ".join(value)[:50],
 )

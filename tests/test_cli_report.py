@@ -11,6 +11,7 @@ import pytest
 
 from autoproxy.cli import main
 from autoproxy.report.figures import RULES
+from evaluators.pruning import PruningEvaluator
 from tests.runs import SEARCH, write_run_file
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -134,6 +135,26 @@ def test_a_paper_has_every_figure_of_the_page(results: Path, site: Path, tmp_pat
     shown = set(re.findall(r'<figure id="([\w-]+)"', page))
     assert {path.stem.removeprefix("tiny-run-") for path in tmp_path.iterdir()} == shown
     assert {"funnel", "front", "progress", "comparison", "shared"} <= shown
+
+
+class Plain(PruningEvaluator):
+    """An evaluator that says nothing of what a picture would show."""
+
+    illustrate = None  # type: ignore[assignment] # as an evaluator without it
+
+
+def test_who_can_draw_nothing_is_not_asked_and_has_a_report_all_the_same(tmp_path: Path) -> None:
+    own = {"evaluator": "tests.test_cli_report:Plain", "random_search": False}
+    run_file, _ = write_run_file(tmp_path, run=own, evaluations=4.0)
+    results = tmp_path / "results"
+    assert main(["search", "--config", str(run_file), "--results", str(results)]) == 0
+    summary = json.loads((results / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    assert [report["illustration"] for report in summary["reports"]] == [None]
+    out = tmp_path / "out"
+    assert main(["report", "--results", str(results), "--out", str(out)]) == 0
+    page = (out / "runs" / "tiny-run.html").read_text(encoding="utf-8")
+    assert 'id="comparison"' in page
+    assert 'id="shared"' not in page
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,11 @@ import psutil
 import pytest
 
 from autoproxy.cli import main
+from tests.autoproxy.chores import NOISE_OF_CLUSTERS
 from tests.runs import outcome_of_run, write_run_file
 from tests.saying import Run
 
-# Libraries of clusters leave sockets and files open when they are told to stop.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed.*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-]
+pytestmark = NOISE_OF_CLUSTERS
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

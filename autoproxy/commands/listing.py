@@ -1,4 +1,4 @@
-"""What there is to choose from: spaces, evaluators, words, hand-made metrics, runs."""
+"""What there is to choose from: spaces, evaluators, words, hand-made metrics, methods, runs."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from autoproxy.language.terminals import VOCABULARY
 
 
 def listing(workspace: Workspace, space: str) -> dict[str, Any]:
-    """Return the names of plug-ins and runs, and the words of one space.
+    """Return the names of plug-ins and runs, the words of one space, and every method.
 
     Raises:
         ConfigError: There is no such space.
@@ -43,6 +43,11 @@ def listing(workspace: Workspace, space: str) -> dict[str, Any]:
         ],
         "baselines": [
             {"name": b.name, "text": b.text, "source": b.source} for b in asked.baselines
+        ],
+        "methods": [
+            {"name": name, "evaluator": evaluator, "source": source}
+            for evaluator, methods in loading.every_method().items()
+            for name, source in methods.items()
         ],
         "runs": list(workspace.runs()),
     }

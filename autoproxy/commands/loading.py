@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -49,6 +49,7 @@ class Condition(Protocol):
         ...
 
 
+@runtime_checkable
 class Illustrator(Protocol):
     """A condition that can also say what a picture of a formula's work would show."""
 
@@ -231,16 +232,16 @@ def methods(name: str) -> Mapping[str, str]:
     return found
 
 
-def every_method() -> frozenset[str]:
-    """Return the names of the methods of all evaluators that are installed.
+def every_method() -> dict[str, Mapping[str, str]]:
+    """Return the methods of all evaluators that are installed, by the evaluator's name.
 
-    Those that cannot be imported are passed by: what is asked here is asked for a message.
+    Those that cannot be imported are passed by: what is asked here is asked to tell people.
     """
-    found: set[str] = set()
+    found: dict[str, Mapping[str, str]] = {}
     for name in plugins.names("evaluator"):
         with contextlib.suppress(ImportError, AttributeError):
-            found |= set(methods(name))
-    return frozenset(found)
+            found[name] = methods(name)
+    return found
 
 
 def references(provider: Evaluator) -> Sequence[str]:

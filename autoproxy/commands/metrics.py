@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def find_metric(
     except ExpressionError as error:
         if not re.fullmatch(r"[\w.+-]+", word) or word in VOCABULARY:
             raise
-        methods = loading.every_method() if besides is None else besides
+        methods = {*chain(*loading.every_method().values())} if besides is None else besides
         _refuse_method(word, methods)
         near = difflib.get_close_matches(word, methods) if besides is None else besides
         known = [*baselines, *workspace.runs(), *near]

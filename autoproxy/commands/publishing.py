@@ -8,7 +8,13 @@ from typing import Any
 
 from autoproxy.commands.boards import leaderboard_groups
 from autoproxy.commands.summary import read_summary
-from autoproxy.commands.workspace import Workspace, fresh_folder, write_bytes, write_text
+from autoproxy.commands.workspace import (
+    RANDOM_SUFFIX,
+    Workspace,
+    fresh_folder,
+    write_bytes,
+    write_text,
+)
 from autoproxy.errors import ConfigError, unknown_name
 from autoproxy.export.manifest import from_json, read_json
 from autoproxy.ledger.measured import Archive
@@ -108,7 +114,7 @@ def read_run(workspace: Workspace, name: str) -> Run:
         read_summary(workspace, name),
         manifest if isinstance(manifest, dict) else {},
         _archive(folder / "archive.csv", name),
-        _archive(folder / "random.csv", f"{name}.random"),
+        _archive(folder / "random.csv", name + RANDOM_SUFFIX),
     )
 
 

@@ -19,7 +19,14 @@ from autoproxy.commands.reporting import Named, Reporter, best_of
 from autoproxy.commands.summary import Findings, summarise
 from autoproxy.commands.telling import Teller
 from autoproxy.commands.worker import Job
-from autoproxy.commands.workspace import SUMMARY, Workspace, name_after, write_json, write_text
+from autoproxy.commands.workspace import (
+    RANDOM_SUFFIX,
+    SUMMARY,
+    Workspace,
+    name_after,
+    write_json,
+    write_text,
+)
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
@@ -34,9 +41,6 @@ from autoproxy.search.loop import Search, finalists
 from autoproxy.search.state import SearchState
 from autoproxy.search.tasks import Keep, Recall, Task
 from autoproxy.spaces import Baseline, SearchSpace
-
-RANDOM_SUFFIX = ".random"
-"""The companion run of random search has the run's name with this at its end."""
 
 REFERENCE = "wanda"
 """The hand-made metric that progress is shown against."""
@@ -373,9 +377,13 @@ class _Run:
         self, winner: Individual, handmade: Sequence[Named]
     ) -> list[Mapping[str, Any] | None]:
         """Return under each condition what a report draws of the winner's work, where it can."""
-        drawers = [getattr(c, "illustrate", None) for c in self._evaluator.conditions]
         others = _by_name(handmade)
-        return [None if draw is None else draw(winner.expression, others) for draw in drawers]
+        return [
+            condition.illustrate(winner.expression, others)
+            if isinstance(condition, loading.Illustrator)
+            else None
+            for condition in self._evaluator.conditions
+        ]
 
     def _compare(
         self, winner: Individual, rival: Individual | None, handmade: Sequence[Named]

@@ -7,8 +7,7 @@ from autoproxy.commands.memory import LedgerMemory
 from autoproxy.commands.progress import Progress, Show
 from autoproxy.commands.summary import funnel
 from autoproxy.evaluation import Objective
-from autoproxy.export.formula import to_infix
-from autoproxy.language.parse import parse
+from autoproxy.export.formula import infix_of
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.state import SearchState
@@ -76,7 +75,7 @@ def front_of(hall: HallOfFame) -> list[tuple[int, float, str]]:
 
 @lru_cache(maxsize=1000)
 def _formula(text: str) -> str:
-    return to_infix(parse(text))
+    return infix_of(text)
 
 
 def shown_funnel(counts: dict[str, int]) -> dict[str, int]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from autoproxy.commands import loading
 from autoproxy.commands.progress import Clock, Progress
-from autoproxy.commands.session import RANDOM_SUFFIX, REFERENCE
+from autoproxy.commands.session import REFERENCE
 from autoproxy.commands.telling import front_of, shown_funnel
-from autoproxy.commands.workspace import SUMMARY, Workspace
+from autoproxy.commands.workspace import RANDOM_SUFFIX, SUMMARY, Workspace
 from autoproxy.errors import AutoproxyError, StorageError, unknown_name
 from autoproxy.evaluation import Measured, Objective
 from autoproxy.language.canonical import canonical, key

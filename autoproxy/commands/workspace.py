@@ -20,6 +20,9 @@ from autoproxy.ledger.connection import without_account
 SUMMARY = "summary.json"
 """File in a run's folder that says what it found; a run that is done has it."""
 
+RANDOM_SUFFIX = ".random"
+"""The companion run of random search has the run's name with this at its end."""
+
 _LEDGER = "ledger.sqlite"
 _LEDGER_NOTE = "ledger.txt"
 """File in a run's folder that says where its ledger is, where that is not the results folder."""

@@ -6,6 +6,7 @@ from sympy.core.function import AppliedUndef
 from autoproxy.language.canonical import nonnegative
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, format_number
+from autoproxy.language.parse import parse
 from autoproxy.language.terminals import VOCABULARY
 
 _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
@@ -23,6 +24,15 @@ def to_infix(expression: Expression) -> str:
     'abs(W) * (x_norm ** 0.5 / (y_norm + 1))'
     """
     return _infix(expression)[0]
+
+
+def infix_of(text: str) -> str:
+    """Return the text form of an expression as people write it.
+
+    >>> infix_of("mul(abs(W), x_norm)")
+    'abs(W) * x_norm'
+    """
+    return to_infix(parse(text))
 
 
 def _infix(node: Expression) -> tuple[str, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoproxy.evaluation import Direction, Objective, content_hash
+from autoproxy.export.formula import infix_of
 from autoproxy.ledger.measured import Archive
 from autoproxy.ledger.records import Event
 
@@ -48,6 +49,17 @@ class Run:
     def baselines(self) -> list[Mapping[str, Any]]:
         """Hand-made metrics that have a value on the search text, the best first."""
         return [row for row in self.summary["baselines"] if row["value"] is not None]
+
+
+def formula_of(entry: Mapping[str, Any]) -> str:
+    """Return the formula of a row of a board as people write it.
+
+    It is empty where there is none: of the dense model, and of methods, whose text is their name.
+
+    >>> formula_of({"text": "abs(W)", "complexity": 2}), formula_of({"text": "x", "complexity": 0})
+    ('abs(W)', '')
+    """
+    return infix_of(entry["text"]) if entry["text"] and entry["complexity"] else ""
 
 
 @dataclass(frozen=True, slots=True)

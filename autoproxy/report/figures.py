@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from autoproxy.evaluation import Direction
-from autoproxy.export.formula import to_infix
+from autoproxy.export.formula import infix_of
 from autoproxy.language.complexity import complexity
 from autoproxy.language.parse import parse
 from autoproxy.report.charts import (
@@ -164,7 +164,7 @@ def _front(run: Run) -> Figure:
 def _point(kind: str, text: str, size: int, value: float | None, source: str) -> dict[str, Any]:
     return {
         "kind": kind,
-        "formula": to_infix(parse(text)),
+        "formula": infix_of(text),
         "complexity": size,
         "value": value,
         "from": source,
@@ -180,7 +180,7 @@ def _progress(run: Run, rivals: Sequence[Run]) -> Figure | None:
             "run": name,
             "evaluations": round(step.spent, 6),
             "value": step.value,
-            "formula": to_infix(parse(step.text)),
+            "formula": infix_of(step.text),
         }
         for name, archive in series.items()
         for step in progress(archive.events, objective)
@@ -271,7 +271,7 @@ def _rungs(run: Run) -> Figure | None:
             "rung": fidelity,
             "cheap": value,
             "full": event.value,
-            "formula": to_infix(parse(event.text)),
+            "formula": infix_of(event.text),
         }
         for event in run.whole
         for fidelity, value in sorted(run.archive.rungs.get(event.key, {}).items())
@@ -316,7 +316,7 @@ def _lineage(run: Run) -> Figure | None:
         {
             "slot": event.slot,
             "value": event.value,
-            "formula": to_infix(parse(event.text)),
+            "formula": infix_of(event.text),
             "from": event.origin,
             "kind": "winner" if event.key == run.summary["winner"]["key"] else "formula",
         }

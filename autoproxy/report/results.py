@@ -6,12 +6,11 @@ from typing import Any
 
 import altair as alt
 
-from autoproxy.columns import columns_of
+from autoproxy.columns import PRUNING, columns_of, ends
 from autoproxy.evaluation import Direction
-from autoproxy.export.formula import to_infix
-from autoproxy.language.parse import parse
 from autoproxy.ledger.leaderboard import Entry, Group
 from autoproxy.report.charts import COLOURS, ROW, TALL, Figure, data, fixed_colours, some_colours
+from autoproxy.report.data import formula_of
 
 
 def comparison(report: Mapping[str, Any], suffix: str) -> Figure | None:
@@ -19,9 +18,8 @@ def comparison(report: Mapping[str, Any], suffix: str) -> Figure | None:
     column = columns_of(report["protocol"])[0]
     rows = []
     for entry in report["entries"]:
-        value, half = entry[column.name], entry["interval"]
-        low = entry.get(column.low, value if half is None else value - half)
-        high = entry.get(column.high, value if half is None else value + half)
+        value = entry[column.name]
+        low, high = ends(column, entry) or (value, value)
         rows.append(
             {
                 "metric": entry["name"],
@@ -29,7 +27,7 @@ def comparison(report: Mapping[str, Any], suffix: str) -> Figure | None:
                 "value": value,
                 "low": low,
                 "high": high,
-                "formula": to_infix(parse(entry["text"])) if _is_formula(entry) else "",
+                "formula": formula_of(entry),
                 "seeds": entry["seeds"],
             }
         )
@@ -58,11 +56,6 @@ def comparison(report: Mapping[str, Any], suffix: str) -> Figure | None:
         else f"{column.heading} with 95 % intervals. Where bars overlap, the order may be chance.",
         (bars + points).properties(width="container", height=ROW * len(rows)),
     )
-
-
-def _is_formula(entry: Mapping[str, Any]) -> bool:
-    """Return whether a row has a formula: the dense model and named methods have none."""
-    return bool(entry["text"]) and bool(entry["complexity"])
 
 
 def illustrations(report: Mapping[str, Any], suffix: str) -> list[Figure | None]:
@@ -174,14 +167,8 @@ def curves(groups: Iterable[Group]) -> list[Figure]:
             continue
         said = tuple(str(group.protocol.get(word, "")) for word in _FAMILY)
         families.setdefault(said, []).extend(
-            {
-                "metric": name,
-                "sparsity": share,
-                "perplexity": e.values["perplexity"],
-                **_bar(e),
-                "formula": to_infix(parse(e.text)) if e.text and e.complexity else "",
-            }
-            for name, e in _series(group).items()
+            {"metric": name, "sparsity": share, **_point(entry.to_json())}
+            for name, entry in _series(group).items()
         )
     found = [_curve(dict(zip(_FAMILY, said, strict=True)), rows) for said, rows in families.items()]
     return [
@@ -212,9 +199,10 @@ def _sparsity(protocol: Mapping[str, Any]) -> float | None:
     return float(Fraction(condition.removesuffix("%")))
 
 
-def _bar(entry: Entry) -> dict[str, float]:
-    value, half = entry.values["perplexity"], entry.interval or 0.0
-    return {"low": value - half, "high": value + half}
+def _point(entry: Mapping[str, Any]) -> dict[str, Any]:
+    value = entry["perplexity"]
+    low, high = ends(PRUNING[0], entry) or (value, value)
+    return {"perplexity": value, "low": low, "high": high, "formula": formula_of(entry)}
 
 
 def _curve(what: Mapping[str, str], rows: list[dict[str, Any]]) -> Figure | None:

@@ -16,8 +16,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from autoproxy.columns import cells, columns_of, heading, headings
-from autoproxy.export.formula import to_infix, to_latex
+from autoproxy.columns import cells, columns_of, ends, heading, headings
+from autoproxy.export.formula import infix_of, to_infix, to_latex
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.canonical import ordering
 from autoproxy.language.expression import Expression
@@ -27,7 +27,7 @@ from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from autoproxy.ledger.leaderboard import Group
 from autoproxy.report.charts import Figure
-from autoproxy.report.data import Run
+from autoproxy.report.data import Run, formula_of
 from autoproxy.report.figures import figures_of
 from autoproxy.report.results import curves
 
@@ -176,7 +176,7 @@ def _run(run: Run, beside: Sequence[Run], metric: str | None) -> dict[str, Any]:
             _row(
                 _cell(row["name"]),
                 _cell(f"{row['value']:.5f}", order=row["value"]),
-                _cell(to_infix(parse(row["text"])), code=True),
+                _cell(infix_of(row["text"]), code=True),
                 _cell(row["source"]),
             )
             for row in run.baselines
@@ -216,7 +216,7 @@ def _verdict(report: Mapping[str, Any], name: str) -> str:
         return "It was not compared with hand-made metrics."
     best = handmade[0]  # entries are ranked
     better = report["entries"].index(found) < report["entries"].index(best)
-    apart = _apart(found, best, column.name)
+    apart = _apart(ends(column, found), ends(column, best))
     sure = {
         True: "and their intervals do not overlap",
         False: "but their intervals overlap, so the order may be chance",
@@ -231,21 +231,12 @@ def _verdict(report: Mapping[str, Any], name: str) -> str:
     )
 
 
-def _apart(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool | None:
+def _apart(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool | None:
     """Return whether two intervals lie apart; None where there are none."""
-    first, second = _ends(one, name), _ends(other, name)
-    if first is None or second is None:
+    if one is None or other is None:
         return None
-    (low, high), (lower, higher) = first, second
-    return bool(high < lower or higher < low)
-
-
-def _ends(entry: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    if entry["interval"] is not None:
-        return entry[name] - entry["interval"], entry[name] + entry["interval"]
-    if entry.get(f"{name}_low") is None:
-        return None
-    return entry[f"{name}_low"], entry[f"{name}_high"]
+    (low, high), (lower, higher) = one, other
+    return high < lower or higher < low
 
 
 def _equivalents(expression: Expression, run: Run) -> list[tuple[str, str]]:
@@ -283,7 +274,7 @@ def _report(report: Mapping[str, Any], figures: Sequence[Figure]) -> dict[str, A
                 *_values(columns, entry),
                 _cell(str(entry["seeds"])),
                 _cell(str(entry["complexity"] or "")),
-                _cell(_formula(entry), code=True),
+                _cell(formula_of(entry) or entry["text"], code=True),
                 role=entry["role"],
             )
             for place, entry in enumerate(report["entries"], 1)
@@ -370,7 +361,7 @@ def _board(groups: Sequence[Group], runs: Sequence[Run]) -> dict[str, Any]:
                     _cell(str(protocol.get("group", ""))),
                     _cell(str(entry.seeds)),
                     _cell(str(entry.complexity or ""), order=entry.complexity or 0),
-                    _cell(_formula(said), code=True),
+                    _cell(formula_of(said) or said["text"], code=True),
                     _cell(group.digest[:12], link=f"#p-{group.digest[:12]}"),
                     role=entry.role,
                 )
@@ -391,13 +382,6 @@ def _board(groups: Sequence[Group], runs: Sequence[Run]) -> dict[str, Any]:
             for group in groups
         ],
     }
-
-
-def _formula(entry: Mapping[str, Any]) -> str:
-    """Return a row's formula as people write it; a method's name stays as it is."""
-    if not entry["text"] or not entry["complexity"]:
-        return str(entry["text"])
-    return to_infix(parse(entry["text"]))
 
 
 def _drawn(figure: Figure) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from evaluators.methods.dsnot import DSNOT
-from evaluators.methods.method import Method
+from evaluators.methods.method import Method, check_asked
 from evaluators.methods.ria_permuted import RIA_PERMUTED
 from evaluators.methods.sparsegpt import SPARSEGPT, SPARSEGPT_MASK
 from evaluators.methods.wanda_variant import WANDA_VARIANT
@@ -14,4 +14,4 @@ _METHODS: tuple[Method, ...] = (SPARSEGPT, SPARSEGPT_MASK, WANDA_VARIANT, DSNOT,
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _METHODS})
 """Every method, by name."""
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "Method", "check_asked"]

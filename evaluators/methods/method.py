@@ -26,7 +26,7 @@ class Method(Protocol):
 
     @property
     def group(self) -> str:
-        """Where it compares weights, for the protocol."""
+        """Where it compares a share's weights, whatever is asked: a group, or in words."""
 
     def check(self, pattern: Pattern) -> None:
         """See that the method can make a pattern; blocks are checked by `masks.check_fits`.
@@ -51,6 +51,28 @@ class Method(Protocol):
         Raises:
             ConfigError: `check` does.
         """
+
+
+def check_asked(method: Method, pattern: Pattern, group: str) -> None:
+    """See that a method does what is asked, so that a protocol says nothing that was not done.
+
+    `row` is the usual, and asks for nothing; a method's own group may be asked for, too. Patterns
+    of blocks compare within them, whatever the group.
+
+    Raises:
+        ConfigError: It cannot make the pattern, or does not compare by the group.
+
+    >>> from evaluators.masks import parse_pattern
+    >>> from evaluators.methods import METHODS
+    >>> check_asked(METHODS["sparsegpt"], parse_pattern("0.5", None), "columns:128")
+    """
+    method.check(pattern)
+    if isinstance(pattern, Unstructured) and group not in {"row", method.group}:
+        raise ConfigError(
+            f"{method.name} is a method that compares weights in a way of its own "
+            f"({method.group}), so it cannot compare them by the group {group}; ask for --group "
+            "row, as where nothing is said, or for a metric"
+        )
 
 
 def refuse_blocks(name: str, pattern: Pattern) -> Unstructured:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from autoproxy import console
-from autoproxy.columns import PRUNING, Column, columns_of
+from autoproxy.columns import PRUNING, Column, columns_of, ends
 from autoproxy.commands.reporting import Named, Reporter, best_of
 from autoproxy.commands.summary import describe_baselines
 from autoproxy.evaluation import Direction, Failed, Measured, Objective
@@ -111,6 +111,15 @@ def test_csv_of_predictions_is_exact() -> None:
     assert (found["benchmark"], found["perplexity"], found["within"]) == ("gpt2-lts", "", "")
     assert "seconds_low" not in found
     assert lines["params"]["within"] == "0.21"
+
+
+def test_an_interval_is_the_evaluator_s_own_or_student_s_or_none() -> None:
+    found = {one.name: ends(COLUMNS[0], one.to_json()) for one in entries_of(ROWS)}
+    assert found["found"] == (0.9 - 0.05, 0.9 + 0.04)
+    assert found["params"] is None  # of one draw
+    (entry,) = entries_of([pruning(0, 20.0), pruning(1, 22.0)])
+    assert entry.interval is not None
+    assert ends(PRUNING[0], entry.to_json()) == (21.0 - entry.interval, 21.0 + entry.interval)
 
 
 def test_several_seeds_are_averaged_over_those_that_have_a_value() -> None:

@@ -21,16 +21,9 @@ from autoproxy.errors import ConfigError, WorkerError
 from autoproxy.workers import Workers, crew, dask_place, open_workers
 from autoproxy.workers.crew import Loss
 from tests.autoproxy import chores
-from tests.autoproxy.chores import Cluster
+from tests.autoproxy.chores import NOISE_OF_CLUSTERS, Cluster
 
-# Libraries of clusters leave sockets and files open when they are told to stop.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed.*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-]
+pytestmark = NOISE_OF_CLUSTERS
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from autoproxy.errors import ConfigError
 from autoproxy.language.terminals import VOCABULARY
 from evaluators.hessian import inverse_diagonal, upper_diagonal, upper_factor
 from evaluators.layers import prunable
-from evaluators.masks import NM, Pattern, Unstructured, keep_mask
-from evaluators.methods import METHODS, Method
+from evaluators.masks import GROUPS, NM, Pattern, Unstructured, keep_mask
+from evaluators.methods import METHODS, Method, check_asked
 from evaluators.methods.dsnot import DSnoT
 from evaluators.methods.ria_permuted import permutation
 from evaluators.methods.sparsegpt import SparseGPT
@@ -176,6 +176,30 @@ def test_what_cannot_be_made_is_refused_with_a_way_out(name: str) -> None:
     assert {type(p) for p in PATTERNS if not makes(method, p)} == (
         {refused[name]} if name in refused else set()
     )
+
+
+@pytest.mark.parametrize("pattern", [HALF, NM(2, 4)], ids=str)
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_group_that_a_method_does_not_compare_by_is_refused(name: str, pattern: Pattern) -> None:
+    """What it makes is the same whatever is asked, so a protocol with another group is false."""
+    method = METHODS[name]
+    own = {"sparsegpt": {"columns:128"}, "sparsegpt-mask": {"columns:128"}}.get(name, set())
+    refused = set()
+    for group in (*GROUPS, "columns:64", "columns:128"):
+        try:
+            check_asked(method, pattern, group)
+        except ConfigError as error:
+            refused.add(group)
+            if makes(method, pattern):
+                told = str(error)
+                assert all(word in told for word in (name, method.group, group, "--group row"))
+    allowed = {*GROUPS, "columns:64", "columns:128"} - refused
+    if not makes(method, pattern):
+        assert not allowed
+    elif isinstance(pattern, NM):  # within its blocks, as metrics compare then
+        assert not refused
+    else:
+        assert allowed == {"row"} | own
 
 
 # SparseGPT.

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_needs_are_what_they_are_by_hand() -> None:
     assert method.cache == 0
     hessian = needs(source(), frozenset({"W", "h_inv"}), dtype="float32", group="row")
     assert hessian.measuring == 4 * 3_000_000 + bits + (2 + 3) * 8 * 500**2
+
+
+def test_inputs_of_one_width_share_what_is_held_of_them() -> None:
+    """Two decoder layers with two matrices of width 500, the first with one of width 1000."""
+    wide = {**source().shapes, "model.layers.0.c": (1000, 1000)}
+    uneven = replace(source(), shapes=wide)
+
+    def held(name: str, *, by_method: bool) -> int:
+        names = frozenset({name})
+        found = needs(uneven, names, dtype="float32", group="row", by_method=by_method)
+        new = 2 * 4 * 3_000_000 if by_method else 0
+        return found.measuring - new - 4 * uneven.parameters - 3_000_000 // 8
+
+    assert held("moments", by_method=True) == 8 * (500**2 + 1000**2) + 3 * 8 * 1000**2
+    assert held("h_inv", by_method=False) == 8 * (2 * 500**2 + 1000**2) + 3 * 8 * 1000**2
 
 
 @pytest.mark.parametrize(

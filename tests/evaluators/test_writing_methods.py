@@ -182,6 +182,33 @@ def test_what_a_method_cannot_make_is_told_before_anything_is_read(
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("name", ["sparsegpt", "wanda-variant"])
+def test_a_value_has_no_group_in_its_protocol_that_was_not_honoured(
+    name: str, tmp_path: Path
+) -> None:
+    """A report measures nothing under a group that a method does not compare by."""
+    model = tiny_folder(tmp_path / "model")
+    asked = said(tmp_path, model, text_blocks=2, group="matrix")
+    with pytest.raises(ConfigError, match=rf"^{name} .*group matrix; ask for --group row"):
+        list(opened(asked, tmp_path).report([name], [0]))
+    with pytest.raises(ConfigError, match=rf"^{name} .*group matrix; ask for --group row"):
+        pruned(name, {**asked, "model": str(tmp_path / "missing")}, tmp_path)
+
+
+def test_blocks_are_compared_within_whatever_the_group(tmp_path: Path) -> None:
+    """The group is of no matter then, as for a metric, and the protocol says `block`."""
+    model = tiny_folder(tmp_path / "model")
+    found = []
+    for group in ("row", "matrix"):
+        folder = tmp_path / group
+        folder.mkdir()
+        _, facts, _ = pruned("sparsegpt", said(tmp_path, model, "2:4", group=group), folder)
+        found.append(facts)
+    assert found[0]["protocol"] == found[1]["protocol"]
+    assert found[0]["protocol"]["group"] == "block"
+    assert found[0]["mask_hash"] == found[1]["mask_hash"]
+
+
 # --- types and zeros of the source --------------------------------------------------------------
 
 

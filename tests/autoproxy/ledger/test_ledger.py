@@ -256,6 +256,27 @@ def test_the_funnel_counts_rules_and_fates(ledger):
     assert ledger.funnel("a") == Counter({"behaviour": 2, "algebra": 1, "measured": 1})
 
 
+def test_rungs_are_of_a_run_s_own_formulas_under_its_own_protocol(ledger):
+    """Another protocol's values are of other blocks, perhaps of another model."""
+    ledger.append(event())
+    ledger.append(replace(event(1), key="never measured"))
+    ledger.append(replace(event(0, run="other"), key="of another run"))
+    for key, protocol, fidelity, value in [
+        ("k", "p", 0.5, 0.2),
+        ("k", "p", 0.25, 0.4),
+        ("k", "p", 1.0, 0.1),
+        ("k", "q", 0.25, 9.0),
+        ("k", "q", 0.75, 9.0),
+        ("of another run", "p", 0.25, 0.3),
+    ]:
+        ledger.remember(Evaluation(key, protocol, fidelity, "W", None, Measured(value, fidelity)))
+    ledger.remember(Evaluation("k", "p", 0.125, "W", None, Failed("not finite")))
+    found = ledger.rungs("a", "p")
+    assert found == {"k": {0.25: 0.4, 0.5: 0.2}}
+    assert list(found["k"]) == [0.25, 0.5]
+    assert ledger.rungs("a", "none") == {}
+
+
 # --- reports ---------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
 from typing import Any
@@ -240,6 +241,18 @@ def test_each_sparsity_has_a_discovered_metric_of_its_own() -> None:
         if row["metric"] == "discovered"
     }
     assert sorted(drawn) == [(pytest.approx(100 / 3), "square(W)"), (50.0, "abs(W)")]
+
+
+def test_a_curve_s_bars_are_the_intervals_over_draws() -> None:
+    rows = [row for row in ROWS if row.name == "wanda"]
+    again = replace(rows[0], seed=1, values={**rows[0].values, "perplexity": 64.0})
+    (group, _) = groups = rank([*rows, again])
+    (half,) = (one.interval for one in group.entries)
+    assert half is not None
+    (figure,) = curves(groups)
+    (drawn,) = figure.chart.to_dict()["datasets"].values()
+    found = {row["sparsity"]: (row["low"], row["perplexity"], row["high"]) for row in drawn}
+    assert found == {50.0: (62.0 - half, 62.0, 62.0 + half), 60.0: (70.0, 70.0, 70.0)}
 
 
 def test_formulas_are_drawn_without_a_script(pages: dict[str, str]) -> None:

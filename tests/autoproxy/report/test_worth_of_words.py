@@ -1,6 +1,7 @@
 """What words are worth: counted pair by pair."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -25,10 +26,9 @@ measured = st.lists(st.tuples(st.sampled_from(TEXTS), st.integers(0, 6)), max_si
 
 
 def events_of(rows: list[tuple[str, int]]) -> list[Event]:
-    made = [event(slot, "measured", 1.0, value / 4) for slot, (_, value) in enumerate(rows)]
     return [
-        Event(**{**{n: getattr(e, n) for n in e.__dataclass_fields__}, "text": text})
-        for e, (text, _) in zip(made, rows, strict=True)
+        replace(event(slot, "measured", 1.0, value / 4), text=text)
+        for slot, (text, value) in enumerate(rows)
     ]
 
 
