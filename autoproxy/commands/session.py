@@ -362,13 +362,12 @@ class _Run:
         ]
 
     def _handmade(self, measured: Mapping[str, tuple[Baseline, Outcome]]) -> list[Named]:
-        """Return what people made that the report shows: the reference, the known, the best."""
+        """Return what people made that the report shows: the known, and the best here."""
         best = best_of(measured, self._evaluator.objective, self._plan.report_best)
         metrics = [
             Named("baseline", baseline.name, canonical(baseline.expression))
             for baseline in loading.usable_baselines(self._space, self._evaluator)
-            if baseline.name in (REFERENCE, *best)
-            or (baseline.reported and self._plan.report_known)
+            if baseline.name in best or (baseline.reported and self._plan.report_known)
         ]
         references = loading.references(self._evaluator)
         return [*metrics, *(Named("baseline", name, None) for name in references)]
