@@ -19,7 +19,8 @@ def best_of(
 ) -> list[str]:
     """Return the names of the `count` best hand-made metrics, best first.
 
-    Of those with the very same value, such as OBD and Wanda per row, the simplest stands for all.
+    Of those with one value in six digits, such as OBD and Wanda per row, which rounding alone can
+    tell apart, the simplest stands for all.
 
     Args:
         measured: Outcomes by name; those that did not come to a value are passed over.
@@ -27,12 +28,14 @@ def best_of(
         count: At most so many.
     """
     order = sorted(
-        (objective.sign * outcome.value, complexity(baseline.expression), name)
+        (float(f"{objective.sign * outcome.value:.5e}"), complexity(baseline.expression), name)
         for name, (baseline, outcome) in measured.items()
         if isinstance(outcome, Measured)
     )
-    first = {value: name for value, _, name in reversed(order)}
-    return [first[value] for value in sorted(first)][:count]
+    first: dict[float, str] = {}
+    for value, _, name in order:
+        first.setdefault(value, name)
+    return list(first.values())[:count]
 
 
 @dataclass(frozen=True, slots=True)
