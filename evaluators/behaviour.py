@@ -15,7 +15,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.locality import looks_across
 from autoproxy.language.program import Program
 from evaluators.calibrated import WANDA, Calibrated
-from evaluators.masks import NM, Pattern, columns_of, keep_mask
+from evaluators.masks import NM, SPANNING, Pattern, columns_of, keep_mask
 
 MOST_TIES = 0.9
 """Share of neighbours in order that may be equal; beyond it the column number decides."""
@@ -167,12 +167,14 @@ class Prober:
         for name in names:
             for place, sample in enumerate(self._sample(program, name, local=local)):
                 samples[place].append(sample)
-        squares = self._grouped([self._sampled_squares(name) for name in names])
-        whole = float(squares.sum(dtype=torch.float64))
+        errors = self._commensurable([self._sampled_squares(name) for name in names])
+        wholes = [float(squares.sum(dtype=torch.float64)) for squares in errors]
         for probe, parts in zip(probes, samples, strict=True):
-            groups = self._grouped(parts)
-            probe.see(groups)
-            probe.lose(groups, squares, whole, self._pattern)
+            probe.see(self._grouped(parts))
+            for groups, squares, whole in zip(
+                self._commensurable(parts), errors, wholes, strict=True
+            ):
+                probe.lose(groups, squares, whole, self._pattern)
 
     def _sampled_squares(self, name: str) -> Tensor:
         """Return (W_ij ||x_j||)^2 on the sampled rows of a layer."""
@@ -197,6 +199,17 @@ class Prober:
         rows = self._model.weights[layer].shape[0]
         count = min(2 if self.group == "model" else 8, rows)
         return torch.arange(count, device=self._model.weights[layer].device) * rows // count
+
+    def _commensurable(self, parts: list[Tensor]) -> list[Tensor]:
+        """Return sampled rows as the groups that a distortion is taken of.
+
+        Errors of outputs say nothing across matrices: a large one in one layer may matter less
+        than a small one in another. Of several that are compared each is taken for itself, and
+        how sparsity is given out among them is left to the objective.
+        """
+        if self.group in SPANNING:
+            return [part.reshape(1, -1) for part in parts]
+        return [self._grouped(parts)]
 
     def _grouped(self, parts: list[Tensor]) -> Tensor:
         """Return sampled rows as the groups that are compared, one a row.

@@ -67,6 +67,22 @@ def test_within_rows_the_weight_of_layers_and_rows_is_not_seen(made: Callable[..
         assert judged(evaluator, FIRST, BY_LAYER, BY_ROW) == ["kept", "repeat", "repeat"]
 
 
+@pytest.mark.parametrize("group", ["layer", "model"])
+def test_how_sparsity_is_given_out_is_no_distortion(group: str, made: Callable[..., Any]) -> None:
+    """Else good formulas, which drop unlike shares of unlike matrices, would be called hopeless."""
+    with made(group=group) as evaluator:
+        one, other, wanda, by_layer = (
+            evaluator.behaviour([parse(text)])[0]
+            for text in (FIRST, BY_LAYER, "abs(W) * x_norm", "abs(W) * x_norm / all_mean(x_norm)")
+        )
+        assert one.digest != other.digest
+        assert one.distortion == pytest.approx(other.distortion, rel=1e-6)
+        assert wanda.digest != by_layer.digest
+        assert wanda.distortion == pytest.approx(1.0)
+        assert by_layer.distortion == pytest.approx(1.0)
+        assert one.distortion > 1.0
+
+
 @pytest.mark.parametrize("group", ["row", "matrix"])
 def test_an_allocation_by_the_metric_sees_the_weight_of_layers(
     group: str, made: Callable[..., Any]
