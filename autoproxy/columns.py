@@ -147,6 +147,16 @@ def ends(first: Column, entry: Mapping[str, Any]) -> tuple[float, float] | None:
     return None if value is None or half is None else (value - half, value + half)
 
 
+def change_in_words(change: Mapping[str, float]) -> str:
+    """Return a change with its interval, in percent.
+
+    >>> change_in_words({"change": -0.033, "low": -0.05, "high": -0.016, "draws": 5})
+    '-3.3 % [-5.0, -1.6]'
+    """
+    value, low, high = (100 * change[name] for name in ("change", "low", "high"))
+    return f"{value:+.1f} % [{low:+.1f}, {high:+.1f}]"
+
+
 def _cell(column: Column, entry: Mapping[str, Any]) -> str:
     """Return a number with its interval, or nothing where there is none."""
     value, low, high = (

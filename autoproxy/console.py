@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autoproxy.columns import cells, columns_of, heading, headings
+from autoproxy.columns import cells, change_in_words, columns_of, heading, headings
 
 MOST_COLUMNS = 3
 """Columns of a report that fit on a terminal; boards have all."""
@@ -34,12 +34,26 @@ def summary(console: Console, found: Mapping[str, Any]) -> None:
         )
     for report in found["reports"]:
         console.print(_report_table(report["entries"], report["protocol"]))
+        if told := _changes(report):
+            console.print(told, markup=False, highlight=False)
     console.print(f"[bold]Winner[/] {escape(winner['formula'])}")
     console.print(
         f"{found['objective']['name']} {winner['value']:.4f} ({found['objective']['unit']}) on the "
         f"search text; {found['seconds']:.0f} s in all; exported: autoproxy export "
         f"{escape(found['run'])}"
     )
+
+
+def _changes(report: Mapping[str, Any]) -> str:
+    """Return how the winner compares draw by draw with the best by hand and random search."""
+    found = report.get("changes", {})
+    others = [entry for entry in report["entries"] if entry["name"] in found]
+    best = [entry for entry in others if entry["role"] == "baseline"][:1]
+    told = [
+        f"{entry['name']} {change_in_words(found[entry['name']])}"
+        for entry in (*best, *(entry for entry in others if entry["role"] == "random-search"))
+    ]
+    return f"Draw by draw (95 % interval): against {', '.join(told)}" if told else ""
 
 
 def evaluation(console: Console, found: Mapping[str, Any]) -> None:

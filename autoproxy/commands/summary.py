@@ -13,7 +13,7 @@ from autoproxy.evaluation import BLOCK, Individual, Measured, Objective, Outcome
 from autoproxy.export.formula import to_infix
 from autoproxy.export.manifest import read_json
 from autoproxy.ledger.hall_of_fame import HallOfFame
-from autoproxy.ledger.leaderboard import entries_of
+from autoproxy.ledger.leaderboard import changes, entries_of
 from autoproxy.ledger.records import ReportRow
 from autoproxy.search.ladder import agreement
 from autoproxy.search.state import SearchState
@@ -192,6 +192,7 @@ def summarise(f: Findings) -> dict[str, Any]:
             {
                 "protocol": dict(condition.report_protocol()),
                 "entries": describe_report(rows),
+                "changes": changes(rows, f.run),
                 "illustration": illustration,
             }
             for condition, rows, illustration in zip(

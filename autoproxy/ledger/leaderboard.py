@@ -129,6 +129,41 @@ def entries_of(rows: Sequence[ReportRow]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: _place(entry, columns[0])))
 
 
+def changes(rows: Sequence[ReportRow], run: str) -> dict[str, dict[str, float]]:
+    """Return how what a run discovered compares with every other metric, draw by draw.
+
+    Two metrics share the luck of a calibration draw, so that their ratio is surer than either.
+    Only where ratios have a meaning: where the first column has a reference.
+
+    Args:
+        rows: Under one protocol.
+        run: Of the discovered metric.
+
+    Returns:
+        By name: `change`, the first column's mean ratio less 1 (of logarithms, so that a half and
+        a double cancel); `low` and `high`, its 95 % interval (Student's t); `draws`, that both
+        have. Metrics with fewer than two draws in common, or with a value that is not above zero
+        and finite, are left out.
+    """
+    columns = columns_of(rows[0].protocol) if rows else PRUNING
+    if not columns[0].reference:
+        return {}
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    for row in sorted(rows, key=_order):
+        values.setdefault((row.role, row.name), {})[row.seed] = row.values[columns[0].name]
+    ours = values.get(("discovered", run), {})
+    found: dict[str, dict[str, float]] = {}
+    for (role, name), theirs in values.items():
+        pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+        told = role not in ("discovered", "dense") and len(pairs) > 1
+        if told and all(0 < value < math.inf for pair in pairs for value in pair):
+            mean, half = mean_and_interval([math.log(one / other) for one, other in pairs])
+            width = half or 0.0  # there are two draws, so there is a half
+            change, low, high = (math.expm1(mean + part) for part in (0.0, -width, width))
+            found[name] = {"change": change, "low": low, "high": high, "draws": len(pairs)}
+    return found
+
+
 def _place(entry: Entry, ranking: Column) -> tuple[Any, ...]:
     """Return what metrics are ranked by, the best first."""
     sign = -1.0 if ranking.direction is Direction.MAXIMIZE else 1.0

@@ -16,7 +16,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from autoproxy.columns import cells, columns_of, ends, heading, headings
+from autoproxy.columns import cells, change_in_words, columns_of, ends, heading, headings
 from autoproxy.export.formula import infix_of, to_infix, to_latex
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.canonical import ordering
@@ -216,12 +216,19 @@ def _verdict(report: Mapping[str, Any], name: str) -> str:
         return "It was not compared with hand-made metrics."
     best = handmade[0]  # entries are ranked
     better = report["entries"].index(found) < report["entries"].index(best)
-    apart = _apart(ends(column, found), ends(column, best))
-    sure = {
-        True: "and their intervals do not overlap",
-        False: "but their intervals overlap, so the order may be chance",
-        None: "from one draw, without an interval",
-    }[apart]
+    change = report.get("changes", {}).get(best["name"])
+    if change is None:
+        apart = _apart(ends(column, found), ends(column, best))
+        sure = {
+            True: "and their intervals do not overlap",
+            False: "but their intervals overlap, so the order may be chance",
+            None: "from one draw, without an interval",
+        }[apart]
+    else:
+        chance = change["low"] <= 0 <= change["high"]
+        sure = f"draw by draw {change_in_words(change)}, " + (
+            "so the order may be chance" if chance else "which is more than chance"
+        )
     word = "better" if better else "worse"
     digits = column.digits
     return (
@@ -263,15 +270,18 @@ def _report(report: Mapping[str, Any], figures: Sequence[Figure]) -> dict[str, A
     protocol = report["protocol"]
     columns = columns_of(protocol)
     condition = protocol.get("condition", "")
+    changes = report.get("changes", {})
+    paired = ["winner against it, draw by draw"] if changes else []
     return {
         "title": f"Reported: {condition}" if condition else "Reported",
         "heading": heading(protocol),
-        "heads": ["", "metric", *headings(columns), "seeds", "complexity", "formula"],
+        "heads": ["", "metric", *headings(columns), *paired, "seeds", "complexity", "formula"],
         "rows": [
             _row(
                 _cell(str(place)),
                 _cell(entry["name"]),
                 *_values(columns, entry),
+                *(_change(changes.get(entry["name"])) for _ in paired),
                 _cell(str(entry["seeds"])),
                 _cell(str(entry["complexity"] or "")),
                 _cell(formula_of(entry) or entry["text"], code=True),
@@ -282,6 +292,11 @@ def _report(report: Mapping[str, Any], figures: Sequence[Figure]) -> dict[str, A
         "figures": [_drawn(figure) for figure in figures],
         "notes": _notes(report.get("illustration")),
     }
+
+
+def _change(found: Mapping[str, float] | None) -> dict[str, Any]:
+    """Return the cell of how the winner compares with a metric, which sorts by number."""
+    return _cell("") if found is None else _cell(change_in_words(found), order=found["change"])
 
 
 def _notes(found: Mapping[str, Any] | None) -> list[str]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from autoproxy.ledger.leaderboard import (
     HEADING,
+    changes,
     entries_of,
     mean_and_interval,
     rank,
@@ -95,6 +96,33 @@ def test_what_a_run_spent_stands_beside_what_it_found():
     board = to_markdown(rank(ROWS), {"importance-s0": "120 evaluations, seed 4", "other": "7"})
     assert "| **importance-s0** | discovered (120 evaluations, seed 4) | 19.45" in board
     assert board.replace(" (120 evaluations, seed 4)", "") == GOLDEN
+
+
+def test_changes_are_paired_by_draw():
+    """Draws move both alike: the ratio is sure where the rows' own intervals overlap widely."""
+    ours = {0: 9.0, 1: 19.0, 2: 37.0, 5: 1.0}
+    rows = [
+        *(row("r", s, v, role="discovered", run="r") for s, v in ours.items()),
+        *(row("wanda", s, v) for s, v in {0: 10.0, 1: 20.0, 2: 40.0, 7: 3.0}.items()),
+        *(row("r.random", s, v, role="random-search", run="r") for s, v in ours.items()),
+        row("once", 0, 10.0),
+        row("ruined", 0, math.inf),
+        row("ruined", 1, 20.0),
+        row("dense", 0, 1.0, role="dense"),
+        row("dense", 1, 1.0, role="dense"),
+    ]
+    found = changes(rows, "r")
+    assert set(found) == {"wanda", "r.random"}
+    logs = [math.log(9 / 10), math.log(19 / 20), math.log(37 / 40)]
+    mean, error = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(3)
+    half = 4.302653 * error  # t(0.975, 2)
+    expected = {"change": math.exp(mean) - 1, "low": math.exp(mean - half) - 1}
+    expected |= {"high": math.exp(mean + half) - 1, "draws": 3}
+    assert found["wanda"] == pytest.approx(expected, rel=1e-6)
+    assert found["wanda"]["high"] < 0
+    assert found["r.random"] == {"change": 0.0, "low": 0.0, "high": 0.0, "draws": 4}
+    assert changes(rows[::-1], "r") == found
+    assert changes(rows, "another") == changes([], "r") == {}
 
 
 drawn = st.lists(

@@ -280,6 +280,26 @@ def test_a_verdict_says_what_the_table_shows(entries: list[dict[str, Any]], said
     assert said in " ".join(page.split())
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.05, -0.016, "more than chance"), (-0.07, 0.01, "so the order may be chance")],
+)
+def test_a_verdict_is_paired_where_draws_are_shared(low: float, high: float, said: str) -> None:
+    """The intervals of the two rows overlap; that of their ratio decides."""
+    run = run_of({**FOUND, "perplexity": 9.8}, WANDA)
+    (report,) = run.summary["reports"]
+    change = {"change": -0.033, "low": low, "high": high, "draws": 5}
+    summary = {**run.summary, "reports": [{**report, "changes": {"wanda": change}}]}
+    page = site([replace(run, summary=summary)], (), (), beside=(), version="0")["runs/r.html"]
+    words = f"draw by draw -3.3 % [{100 * low:+.1f}, {100 * high:+.1f}]"
+    assert f"{words}, " in " ".join(page.split())
+    assert said in page
+    assert "winner against it, draw by draw" in page
+    assert 'data-order="-0.033"' in page
+    plain = site([run], (), (), beside=(), version="0")["runs/r.html"]
+    assert "draw by draw" not in plain
+
+
 def test_rows_sort_by_number_not_by_letter(pages: dict[str, str]) -> None:
     assert 'data-order="59.0"' in pages["leaderboard.html"]
     assert re.search(r'data-order="0\.3">\s*0\.30000', pages["runs/r.html"])
