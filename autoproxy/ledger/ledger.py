@@ -15,7 +15,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from autoproxy.errors import StorageError, unknown_name
 from autoproxy.evaluation import Measured, Outcome, content_hash
 from autoproxy.ledger.connection import (
-    READING,
     close_quietly,
     connect,
     lock_for_creation,
@@ -71,7 +70,6 @@ class Ledger:
 
     def __init__(self, engine: Engine, where: str) -> None:
         self._engine = engine
-        self._reader = engine.execution_options(**{READING: True})
         self._where = where
 
     @classmethod
@@ -161,7 +159,7 @@ class Ledger:
     def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
         """Return what is known of a candidate under a protocol, or None."""
         address = {"key": key, "protocol": protocol, "fidelity": fidelity}
-        row = self._do(lambda c: c.execute(_RECALL, address).one_or_none(), reading=True)
+        row = self._do(lambda c: c.execute(_RECALL, address).one_or_none())
         return None if row is None else outcome_of(row)
 
     def remember(self, evaluation: Evaluation) -> None:
@@ -249,7 +247,7 @@ class Ledger:
             .join(PROTOCOLS, PROTOCOLS.c.protocol == RUNS.c.protocol)
             .order_by(RUNS.c.recorded, RUNS.c.run)
         )
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [run_of(row) for row in rows]
 
     def append(self, event: Event) -> None:
@@ -262,7 +260,7 @@ class Ledger:
         if self._insert(EVENTS, row):
             return
         query = sa.select(EVENTS).where(EVENTS.c.run == event.run, EVENTS.c.slot == event.slot)
-        known = event_of(self._do(lambda c: c.execute(query).one(), reading=True))
+        known = event_of(self._do(lambda c: c.execute(query).one()))
         if known != event:
             raise StorageError(
                 f"run {event.run!r} does not repeat itself: slot {event.slot} was {known.text} "
@@ -273,7 +271,7 @@ class Ledger:
     def events(self, run: str) -> list[Event]:
         """Return what became of each proposal of a run, in order."""
         query = sa.select(EVENTS).where(EVENTS.c.run == run).order_by(EVENTS.c.slot)
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [event_of(row) for row in rows]
 
     def measured(self, run: str, protocol: str) -> list[tuple[Event, Measured]]:
@@ -294,7 +292,7 @@ class Ledger:
             .where(EVENTS.c.run == run, EVENTS.c.fate == "measured")
             .order_by(EVENTS.c.slot)
         )
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [measured_of(row) for row in rows]
 
     def rungs(self, run: str, protocol: str) -> dict[str, dict[float, float]]:
@@ -315,7 +313,7 @@ class Ledger:
             .order_by(EVALUATIONS.c.key, EVALUATIONS.c.fidelity)
         )
         found: dict[str, dict[float, float]] = {}
-        for row in self._do(lambda connection: connection.execute(query).all(), reading=True):
+        for row in self._do(lambda connection: connection.execute(query).all()):
             found.setdefault(row.key, {})[row.fidelity] = row.value
         return found
 
@@ -327,7 +325,7 @@ class Ledger:
     def steps(self, run: str) -> list[tuple[int, dict[str, Any]]]:
         """Return the whole generations of a run, in order, and what each changed."""
         query = sa.select(STEPS).where(STEPS.c.run == run).order_by(STEPS.c.generation)
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [(row.generation, row.content) for row in rows]
 
     def funnel(self, run: str, generations: int | None = None) -> dict[str, int]:
@@ -337,15 +335,15 @@ class Ledger:
             run: Name.
             generations: Only the first so many; None for all.
         """
-        return self._do(lambda connection: read_funnel(connection, run, generations), reading=True)
+        return self._do(lambda connection: read_funnel(connection, run, generations))
 
     def run_names(self) -> list[str]:
         """Return the names of all runs, oldest first."""
-        return self._do(run_names, reading=True)
+        return self._do(run_names)
 
     def standing(self, run: str) -> Standing:
         """Return how a run that exists stands, all of it at one moment."""
-        return self._do(lambda connection: read_standing(connection, run), reading=True)
+        return self._do(lambda connection: read_standing(connection, run))
 
     def add_reports(self, rows: Sequence[ReportRow]) -> None:
         """Store measurements on the report text; a repeated one takes the place of the first."""
@@ -360,7 +358,7 @@ class Ledger:
             .join(PROTOCOLS, PROTOCOLS.c.protocol == REPORTS.c.protocol)
             .order_by(REPORTS.c.number)
         )
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [report_of(row) for row in rows]
 
     def _insert(self, table: sa.Table, row: Mapping[str, Any], replace: Sequence[str] = ()) -> bool:
@@ -372,7 +370,7 @@ class Ledger:
         query = _insertion(self._engine.dialect.name, table, tuple(replace))
         return self._do(lambda connection: connection.execute(query, dict(row)).rowcount) > 0
 
-    def _do(self, statement: Callable[[Connection], T], *, reading: bool = False) -> T:
+    def _do(self, statement: Callable[[Connection], T]) -> T:
         """Return what a statement gives, done as one transaction.
 
         It is done again where the server went away meanwhile. That it may then be done twice, as
@@ -381,7 +379,7 @@ class Ledger:
         """
 
         def attempt() -> T:
-            with (self._reader if reading else self._engine).begin() as connection:
+            with self._engine.begin() as connection:
                 return statement(connection)
 
         with self._spoken():
