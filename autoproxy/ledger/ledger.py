@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoproxy.errors import StorageError, unknown_name
-from autoproxy.evaluation import Measured, Outcome, content_hash
+from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.ledger.connection import (
     close_quietly,
     connect,
@@ -25,10 +25,11 @@ from autoproxy.ledger.connection import (
 from autoproxy.ledger.migration import OLDEST, migrate
 from autoproxy.ledger.records import Evaluation, Event, ReportRow, RunRecord
 from autoproxy.ledger.rows import (
+    MEASURED,
     evaluation_row,
     event_of,
     event_row,
-    measured_of,
+    individual_of,
     outcome_of,
     report_of,
     report_row,
@@ -250,15 +251,17 @@ class Ledger:
         rows = self._do(lambda connection: connection.execute(query).all())
         return [run_of(row) for row in rows]
 
-    def append(self, event: Event) -> None:
-        """Store what became of a proposal; a replay that repeats it changes nothing.
+    def append(self, *events: Event) -> None:
+        """Store what became of proposals, all or none; a replay that repeats it changes nothing.
 
         Raises:
-            StorageError: The ledger has another fate for this slot: the replay diverged.
+            StorageError: The ledger has another fate for one of these slots: the replay diverged.
         """
-        row = event_row(event)
-        if self._insert(EVENTS, row):
-            return
+        if self._insert(EVENTS, *map(event_row, events)) < len(events):
+            for event in events:
+                self._check_repeated(event)
+
+    def _check_repeated(self, event: Event) -> None:
         query = sa.select(EVENTS).where(EVENTS.c.run == event.run, EVENTS.c.slot == event.slot)
         known = event_of(self._do(lambda c: c.execute(query).one()))
         if known != event:
@@ -274,8 +277,8 @@ class Ledger:
         rows = self._do(lambda connection: connection.execute(query).all())
         return [event_of(row) for row in rows]
 
-    def measured(self, run: str, protocol: str) -> list[tuple[Event, Measured]]:
-        """Return the proposals of a run that were measured in full, in order, with what came out.
+    def measured(self, run: str, protocol: str) -> list[Individual]:
+        """Return the proposals of a run that were measured in full, in order.
 
         Args:
             run: Name.
@@ -287,13 +290,13 @@ class Ledger:
             EVALUATIONS.c.fidelity == 1.0,
         )
         query = (
-            sa.select(EVENTS, EVALUATIONS.c.details, EVALUATIONS.c.seconds)
+            sa.select(*MEASURED)
             .join(EVALUATIONS, known)
             .where(EVENTS.c.run == run, EVENTS.c.fate == "measured")
             .order_by(EVENTS.c.slot)
         )
         rows = self._do(lambda connection: connection.execute(query).all())
-        return [measured_of(row) for row in rows]
+        return [individual_of(row) for row in rows]
 
     def rungs(self, run: str, protocol: str) -> dict[str, dict[float, float]]:
         """Return for each formula of a run its values on cheap rungs, by key and fidelity.
@@ -361,14 +364,14 @@ class Ledger:
         rows = self._do(lambda connection: connection.execute(query).all())
         return [report_of(row) for row in rows]
 
-    def _insert(self, table: sa.Table, row: Mapping[str, Any], replace: Sequence[str] = ()) -> bool:
-        """Insert a row, or put `replace` of it into the row of the same key, if any.
+    def _insert(self, table: sa.Table, *rows: dict[str, Any], replace: Sequence[str] = ()) -> int:
+        """Insert rows, or put `replace` of each into the row of the same key, if any.
 
         Returns:
-            Whether a row was written; False: its key is there already, nothing changed.
+            How many were written; of the others the key is there already, nothing changed.
         """
         query = _insertion(self._engine.dialect.name, table, tuple(replace))
-        return self._do(lambda connection: connection.execute(query, dict(row)).rowcount) > 0
+        return self._do(lambda connection: connection.execute(query, rows).rowcount)
 
     def _do(self, statement: Callable[[Connection], T]) -> T:
         """Return what a statement gives, done as one transaction.
