@@ -252,24 +252,28 @@ class Ledger:
         return [run_of(row) for row in rows]
 
     def append(self, *events: Event) -> None:
-        """Store what became of proposals, all or none; a replay that repeats it changes nothing.
+        """Store what became of proposals, at once; a replay that repeats it changes nothing.
 
         Raises:
-            StorageError: The ledger has another fate for one of these slots: the replay diverged.
+            StorageError: The ledger has another fate for one of these slots, which stays: the
+                replay diverged.
         """
-        if self._insert(EVENTS, *map(event_row, events)) < len(events):
-            for event in events:
-                self._check_repeated(event)
+        rows = [event_row(event) for event in events]
+        query = _insertion(self._engine.dialect.name, EVENTS, ())
+        if rows and self._do(lambda c: c.execute(query, rows).rowcount) != len(rows):
+            self._check_repeated(events)  # some were there; or the driver has not counted
 
-    def _check_repeated(self, event: Event) -> None:
-        query = sa.select(EVENTS).where(EVENTS.c.run == event.run, EVENTS.c.slot == event.slot)
-        known = event_of(self._do(lambda c: c.execute(query).one()))
-        if known != event:
-            raise StorageError(
-                f"run {event.run!r} does not repeat itself: slot {event.slot} was {known.text} "
-                f"({known.fate}), now it is {event.text} ({event.fate}); the program or the "
-                "libraries changed since it began; start a new run"
-            )
+    def _check_repeated(self, events: Sequence[Event]) -> None:
+        told = {(event.run, event.slot): event for event in events}
+        query = sa.select(EVENTS).where(sa.tuple_(EVENTS.c.run, EVENTS.c.slot).in_(told))
+        for known in map(event_of, self._do(lambda connection: connection.execute(query).all())):
+            event = told[known.run, known.slot]
+            if known != event:
+                raise StorageError(
+                    f"run {event.run!r} does not repeat itself: slot {event.slot} was "
+                    f"{known.text} ({known.fate}), now it is {event.text} ({event.fate}); the "
+                    "program or the libraries changed since it began; start a new run"
+                )
 
     def events(self, run: str) -> list[Event]:
         """Return what became of each proposal of a run, in order."""
@@ -364,14 +368,14 @@ class Ledger:
         rows = self._do(lambda connection: connection.execute(query).all())
         return [report_of(row) for row in rows]
 
-    def _insert(self, table: sa.Table, *rows: dict[str, Any], replace: Sequence[str] = ()) -> int:
-        """Insert rows, or put `replace` of each into the row of the same key, if any.
+    def _insert(self, table: sa.Table, row: Mapping[str, Any], replace: Sequence[str] = ()) -> bool:
+        """Insert a row, or put `replace` of it into the row of the same key, if any.
 
         Returns:
-            How many were written; of the others the key is there already, nothing changed.
+            Whether a row was written; False: its key is there already, nothing changed.
         """
         query = _insertion(self._engine.dialect.name, table, tuple(replace))
-        return self._do(lambda connection: connection.execute(query, rows).rowcount)
+        return self._do(lambda connection: connection.execute(query, dict(row)).rowcount) > 0
 
     def _do(self, statement: Callable[[Connection], T]) -> T:
         """Return what a statement gives, done as one transaction.
