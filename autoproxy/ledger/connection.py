@@ -167,9 +167,11 @@ def _use_wal(connection: Any) -> None:
 
 
 def at_one_moment(connection: Connection) -> None:
-    """Let all that a transaction is going to read of an SQLite file be of one moment."""
+    """Let all that a transaction is going to read be of one moment."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN")
+    else:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
 def lock_for_creation(connection: Connection) -> None:
