@@ -14,17 +14,19 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoproxy.evaluation import Outcome
+from autoproxy.evaluation import Individual, Outcome
 from autoproxy.language.expression import Expression
 from autoproxy.language.program import Program
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.fate import Fate, Search
+from autoproxy.search.fate import Fate
+from autoproxy.search.loop import Search
+from autoproxy.search.state import Step
 from autoproxy.sieve.rules import Kept
 from evaluators.layers import prunable, weights_of
 from evaluators.perplexity import block_losses, perplexity
@@ -56,6 +58,15 @@ class Scratch:
         self.decided += 1
         if fate.fate != "dropped":
             self.scored.append(fate.expression)
+
+    def settle(self) -> None:
+        """Nothing waits."""
+
+    def advance(self, step: Step) -> None:
+        """No run is resumed here."""
+
+    def steps(self) -> tuple[list[Step], Callable[[int], Individual]]:
+        return [], {}.__getitem__
 
 
 def published_way(

@@ -5,9 +5,11 @@
 The evaluator costs nothing, so that what is seen is the engine's own: breeding, the sieve, the
 ledger. A value is drawn from a hash of the canonical form; every form counts as different. The run
 is then resumed in a process of its own, from its record; the naive way is to breed it all again.
+Times are of the processor, too: they depend less on what else the machine does.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import math
@@ -15,7 +17,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +38,7 @@ from autoproxy.language.canonical import key
 from autoproxy.language.expression import Expression
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import RunRecord
+from autoproxy.search.breeder import Breeder
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.loop import Search
 from autoproxy.search.state import SearchState
@@ -76,6 +80,41 @@ class Free:
         return int.from_bytes(digest[:6], "big") / 2**48 + 0.01 * expression.size
 
 
+class Parts:
+    """Processor time by part of the program, each without what others spend within it."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+        self._stack = ["the loop"]
+        self._since = time.process_time()
+
+    def watch(self, part: str, owner: type, *names: str) -> None:
+        """Let methods of a class count as a part."""
+        for name in names:
+            setattr(owner, name, self._timed(part, getattr(owner, name)))
+
+    def _timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def timed(*words: Any) -> Any:
+            self._enter(part)
+            try:
+                return method(*words)
+            finally:
+                self._settle()
+                self._stack.pop()
+
+        return timed
+
+    def _enter(self, part: str) -> None:
+        self._settle()
+        self._stack.append(part)
+
+    def _settle(self) -> None:
+        now = time.process_time()
+        self.spent[self._stack[-1]] += now - self._since
+        self._since = now
+
+
 def search(folder: Path, evaluations: float) -> Iterator[SearchState]:
     """Yield the states of the run in a folder, which may be new."""
     evaluator = Free()
@@ -102,10 +141,15 @@ def search(folder: Path, evaluations: float) -> Iterator[SearchState]:
 
 def resumed(folder: Path, evaluations: float) -> None:
     """Resume a run that is all but done, and print what that took."""
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     for state in search(folder, evaluations + 1e6):
-        seconds = time.perf_counter() - began  # to the first new generation, bred and measured
-        print(json.dumps({"seconds": seconds, "measured": len(state.archive), "rss": _peak()}))
+        found = {
+            "seconds": time.perf_counter() - began,  # to the first new generation, measured
+            "worked": time.process_time() - worked,
+            "measured": len(state.archive),
+            "rss": _peak(),
+        }
+        print(json.dumps(found))
         return
 
 
@@ -121,30 +165,41 @@ def main() -> None:
     if asked.resume:
         resumed(asked.resume, asked.evaluations)
         return
+    parts = Parts()
+    parts.watch("the ledger", LedgerMemory, "recall", "keep", "note", "advance", "settle", "steps")
+    parts.watch("breeding and the sieve", Breeder, "breed")
     with TemporaryDirectory() as name:
         folder = Path(name)
         before = _peak()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         told = 0
         for state in search(folder, asked.evaluations):
             if len(state.archive) >= told + 10_000:
                 told = len(state.archive)
                 spent = time.perf_counter() - began
-                print(f"{told} evaluated, {state.slot} proposed, {spent:.0f} s, {_peak():.0f} MiB")
-        seconds = time.perf_counter() - began
+                said = f"{told} evaluated, {state.slot} proposed, {spent:.0f} s, {_peak():.0f} MiB"
+                print(said, flush=True)
+        seconds, worked = time.perf_counter() - began, time.process_time() - worked
         command = [sys.executable, __file__, "--resume", name]
         command += ["--evaluations", str(asked.evaluations)]
-        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - this very script
-        again = json.loads(said.stdout)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - this very script
+        again = json.loads(done.stdout)
         size = (folder / "ledger.sqlite").stat().st_size / MIB
     found = {
         "evaluated": len(state.archive),
         "proposed": state.slot,
         "seconds": round(seconds, 1),
         "ms per evaluated": round(1000 * seconds / len(state.archive), 2),
+        "ms of processor per evaluated": round(1000 * worked / len(state.archive), 2),
+        **{
+            f"  of them {part}": round(1000 * spent / len(state.archive), 3)
+            for part, spent in parts.spent.items()
+        },
         "MiB of memory, beyond the program's": round(_peak() - before),
         "MiB of ledger": round(size),
         "seconds to resume": round(again["seconds"], 1),
+        "seconds of processor to resume": round(again["worked"], 1),
+        "MiB of the resumed process": round(again["rss"]),
         "resumed with": again["measured"],
         "bred again / resumed": round(seconds / again["seconds"]),
     }

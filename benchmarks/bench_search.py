@@ -120,6 +120,9 @@ class Meter:
         if fate.value is not None and self.curve and not self.best:
             self.best = str(fate.expression)
 
+    def settle(self) -> None:
+        """Nothing waits."""
+
     def advance(self, step: Any) -> None:
         """Forget the generation: a run that was killed begins again, and recalls."""
 

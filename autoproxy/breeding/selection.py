@@ -1,14 +1,12 @@
-"""Who breeds and who stays: DEAP's tournament and NSGA-II over individuals."""
+"""Who breeds and who stays: a tournament, and DEAP's NSGA-II over individuals."""
 
 import random
 from collections.abc import Sequence
-from functools import cached_property
 
 from deap import base, tools
 
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.running import running_cost
-from autoproxy.seeding import lend_to_global
 
 
 class _Fitness(base.Fitness):  # type: ignore[misc]  # DEAP has no types
@@ -20,17 +18,11 @@ class _Fitness(base.Fitness):  # type: ignore[misc]  # DEAP has no types
 class _Entrant:
     """An individual with the fitness attribute that DEAP's selectors read."""
 
-    def __init__(self, individual: Individual, objective: Objective, *, cost: bool = False) -> None:
+    def __init__(self, individual: Individual, objective: Objective, *, cost: bool) -> None:
         self.individual = individual
-        self._objective = objective
-        self._cost = cost
-
-    @cached_property
-    def fitness(self) -> _Fitness:
-        """Made when it is asked for: a tournament asks a few of a large pool."""
-        one = self.individual
-        price = running_cost(one.expression) if self._cost else 0.0
-        return _Fitness((self._objective.sign * one.value, one.complexity, price))
+        price = running_cost(individual.expression) if cost else 0.0
+        value = objective.sign * individual.value
+        self.fitness = _Fitness((value, individual.complexity, price))
 
 
 def survivors(
@@ -57,9 +49,9 @@ def survivors(
 def tournament(
     pool: Sequence[Individual], rng: random.Random, size: int, objective: Objective
 ) -> Individual:
-    """Return the best, by value and then by complexity, of `size` drawn with replacement."""
-    entrants = [_Entrant(individual, objective) for individual in pool]
-    with lend_to_global(rng):
-        (winner,) = tools.selTournament(entrants, 1, size)
-    found: Individual = winner.individual
-    return found
+    """Return the best, by value and then by complexity, of `size` drawn with replacement.
+
+    As DEAP's, which would have every individual of the pool wrapped for it, and `rng` lent.
+    """
+    drawn = [rng.choice(pool) for _ in range(size)]
+    return min(drawn, key=lambda i: (objective.sign * i.value, i.complexity))

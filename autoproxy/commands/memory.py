@@ -1,18 +1,23 @@
 """The ledger as the search sees it, with the counts that a view shows."""
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 
-from autoproxy.evaluation import Individual, Measured, Outcome
+from autoproxy.evaluation import Individual, Outcome
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import Evaluation, Event
 from autoproxy.search.fate import Fate
 from autoproxy.search.state import Step
 from autoproxy.sieve.rules import Kept
 
+PROMPT = 0.05
+"""Seconds that what became of a proposal may wait to be stored, so that others come along."""
+
 
 class LedgerMemory:
-    """Keeps a run's outcomes and fates in the ledger the instant they are known.
+    """Keeps a run's outcomes in the ledger the instant they are known, and its fates soon after.
 
     Args:
         ledger: Where they are kept.
@@ -29,6 +34,8 @@ class LedgerMemory:
         self.spent = 0.0
         self.before = 0.0  # of it, by whole generations that were on record at the start
         self._paid: dict[str, float] = {}
+        self._waiting: list[Event] = []
+        self._settled = -math.inf  # when that was empty
 
     def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
         """Return what any run has learnt of a candidate under this protocol, or None."""
@@ -58,10 +65,14 @@ class LedgerMemory:
         self._paid[key] = fidelity
 
     def note(self, fate: Fate) -> None:
-        """Store what became of a proposal."""
+        """Store what became of a proposal, with others within `PROMPT` seconds.
+
+        What a process that is killed takes along is bred again, to the same: outcomes, which are
+        dear, do not wait.
+        """
         self.funnel["proposed"] += 1
         self.funnel[fate.rule or fate.fate] += 1
-        self._ledger.append(
+        self._waiting.append(
             Event(
                 run=self._run,
                 slot=fate.proposal.slot,
@@ -79,9 +90,19 @@ class LedgerMemory:
                 same_as=fate.same_as,
             )
         )
+        if time.monotonic() - self._settled > PROMPT:
+            self.settle()
+
+    def settle(self) -> None:
+        """Store at once what became of all proposals so far."""
+        if self._waiting:
+            self._ledger.append(*self._waiting)
+            self._waiting.clear()
+        self._settled = time.monotonic()
 
     def advance(self, step: Step) -> None:
         """Store that a generation is done, and what it changed."""
+        self.settle()
         self._ledger.add_step(self._run, step.generation, step.to_json())
 
     def steps(self) -> tuple[list[Step], Callable[[int], Individual]]:
@@ -90,22 +111,6 @@ class LedgerMemory:
         self.spent = self.before = sum(step.spent for step in steps)
         self.funnel = Counter(self._ledger.funnel(self._run, len(steps)))
         self.funnel["proposed"] = self.funnel.total()
-        people = {}
-        if steps:
-            for event, outcome in self._ledger.measured(self._run, self._protocol):
-                people[event.slot] = _individual(event, outcome)
+        known = self._ledger.measured(self._run, self._protocol) if steps else []
+        people = {individual.slot: individual for individual in known}
         return steps, people.__getitem__
-
-
-def _individual(event: Event, outcome: Measured) -> Individual:
-    return Individual(
-        text=event.text,
-        key=event.key,
-        complexity=event.complexity,
-        value=outcome.value,
-        slot=event.slot,
-        origin=event.origin,
-        parents=event.parents,
-        details=outcome.details,
-        generation=event.generation,
-    )

@@ -22,9 +22,6 @@ from autoproxy.errors import StorageError
 
 T = TypeVar("T")
 
-READING = "reading"
-"""Execution option of a transaction that stores nothing, so that it need not wait for writers."""
-
 PATIENCE = 30.0
 """Seconds that a writer waits for another one."""
 
@@ -57,7 +54,6 @@ def connect(where: Path | str, *, read_only: bool = False) -> Engine:
     engine = _engine(url)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _configure_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -89,7 +85,6 @@ def _reading(url: URL) -> Engine:
     engine = _engine(url)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _wait_for_locks)
-        sa.event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN"))
     return engine
 
 
@@ -141,14 +136,19 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     `synchronous=NORMAL` keeps every commit when the process dies. A power cut may cost the
     latest ones, never the file; they are measured again, to the same values. FULL would make
     each row 4 ms slower.
+
+    The driver begins a transaction before a statement that writes, and none before one that
+    reads. It begins as a writer, at once: a reader that turns writer may be refused half-way.
+    (To listen for SQLAlchemy's `begin` instead doubles what a small transaction costs.)
     """
     _wait_for_locks(connection)
     connection.execute("PRAGMA synchronous=NORMAL")
     _use_wal(connection)
+    connection.isolation_level = "IMMEDIATE"
 
 
 def _wait_for_locks(connection: Any, _record: object = None) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, so that tables are made at once
+    connection.isolation_level = None  # the driver begins nothing by itself
     connection.execute(f"PRAGMA busy_timeout={PATIENCE * 1000:.0f}")
 
 
@@ -166,15 +166,19 @@ def _use_wal(connection: Any) -> None:
             return
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    """Begin as a writer, at once: a reader that turns writer may be refused half-way."""
-    reading = connection.get_execution_options().get(READING, False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+def at_one_moment(connection: Connection) -> None:
+    """Let all that a transaction is going to read be of one moment."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN")
+    else:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
 def lock_for_creation(connection: Connection) -> None:
-    """Let one process at a time make the tables; SQLite's writers are alone anyway."""
-    if connection.dialect.name == "postgresql":
+    """Let one process at a time make the tables, all or none."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})")
 
 

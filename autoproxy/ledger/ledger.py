@@ -13,9 +13,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoproxy.errors import StorageError, unknown_name
-from autoproxy.evaluation import Measured, Outcome, content_hash
+from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.ledger.connection import (
-    READING,
     close_quietly,
     connect,
     lock_for_creation,
@@ -26,10 +25,11 @@ from autoproxy.ledger.connection import (
 from autoproxy.ledger.migration import OLDEST, migrate
 from autoproxy.ledger.records import Evaluation, Event, ReportRow, RunRecord
 from autoproxy.ledger.rows import (
+    MEASURED,
     evaluation_row,
     event_of,
     event_row,
-    measured_of,
+    individual_of,
     outcome_of,
     report_of,
     report_row,
@@ -71,7 +71,6 @@ class Ledger:
 
     def __init__(self, engine: Engine, where: str) -> None:
         self._engine = engine
-        self._reader = engine.execution_options(**{READING: True})
         self._where = where
 
     @classmethod
@@ -161,7 +160,7 @@ class Ledger:
     def recall(self, key: str, protocol: str, fidelity: float) -> Outcome | None:
         """Return what is known of a candidate under a protocol, or None."""
         address = {"key": key, "protocol": protocol, "fidelity": fidelity}
-        row = self._do(lambda c: c.execute(_RECALL, address).one_or_none(), reading=True)
+        row = self._do(lambda c: c.execute(_RECALL, address).one_or_none())
         return None if row is None else outcome_of(row)
 
     def remember(self, evaluation: Evaluation) -> None:
@@ -249,35 +248,41 @@ class Ledger:
             .join(PROTOCOLS, PROTOCOLS.c.protocol == RUNS.c.protocol)
             .order_by(RUNS.c.recorded, RUNS.c.run)
         )
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [run_of(row) for row in rows]
 
-    def append(self, event: Event) -> None:
-        """Store what became of a proposal; a replay that repeats it changes nothing.
+    def append(self, *events: Event) -> None:
+        """Store what became of proposals, at once; a replay that repeats it changes nothing.
 
         Raises:
-            StorageError: The ledger has another fate for this slot: the replay diverged.
+            StorageError: The ledger has another fate for one of these slots, which stays: the
+                replay diverged.
         """
-        row = event_row(event)
-        if self._insert(EVENTS, row):
-            return
-        query = sa.select(EVENTS).where(EVENTS.c.run == event.run, EVENTS.c.slot == event.slot)
-        known = event_of(self._do(lambda c: c.execute(query).one(), reading=True))
-        if known != event:
-            raise StorageError(
-                f"run {event.run!r} does not repeat itself: slot {event.slot} was {known.text} "
-                f"({known.fate}), now it is {event.text} ({event.fate}); the program or the "
-                "libraries changed since it began; start a new run"
-            )
+        rows = [event_row(event) for event in events]
+        query = _insertion(self._engine.dialect.name, EVENTS, ())
+        if rows and self._do(lambda c: c.execute(query, rows).rowcount) != len(rows):
+            self._check_repeated(events)  # some were there; or the driver has not counted
+
+    def _check_repeated(self, events: Sequence[Event]) -> None:
+        told = {(event.run, event.slot): event for event in events}
+        query = sa.select(EVENTS).where(sa.tuple_(EVENTS.c.run, EVENTS.c.slot).in_(told))
+        for known in map(event_of, self._do(lambda connection: connection.execute(query).all())):
+            event = told[known.run, known.slot]
+            if known != event:
+                raise StorageError(
+                    f"run {event.run!r} does not repeat itself: slot {event.slot} was "
+                    f"{known.text} ({known.fate}), now it is {event.text} ({event.fate}); the "
+                    "program or the libraries changed since it began; start a new run"
+                )
 
     def events(self, run: str) -> list[Event]:
         """Return what became of each proposal of a run, in order."""
         query = sa.select(EVENTS).where(EVENTS.c.run == run).order_by(EVENTS.c.slot)
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [event_of(row) for row in rows]
 
-    def measured(self, run: str, protocol: str) -> list[tuple[Event, Measured]]:
-        """Return the proposals of a run that were measured in full, in order, with what came out.
+    def measured(self, run: str, protocol: str) -> list[Individual]:
+        """Return the proposals of a run that were measured in full, in order.
 
         Args:
             run: Name.
@@ -289,13 +294,13 @@ class Ledger:
             EVALUATIONS.c.fidelity == 1.0,
         )
         query = (
-            sa.select(EVENTS, EVALUATIONS.c.details, EVALUATIONS.c.seconds)
+            sa.select(*MEASURED)
             .join(EVALUATIONS, known)
             .where(EVENTS.c.run == run, EVENTS.c.fate == "measured")
             .order_by(EVENTS.c.slot)
         )
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
-        return [measured_of(row) for row in rows]
+        rows = self._do(lambda connection: connection.execute(query).all())
+        return [individual_of(row) for row in rows]
 
     def rungs(self, run: str, protocol: str) -> dict[str, dict[float, float]]:
         """Return for each formula of a run its values on cheap rungs, by key and fidelity.
@@ -315,7 +320,7 @@ class Ledger:
             .order_by(EVALUATIONS.c.key, EVALUATIONS.c.fidelity)
         )
         found: dict[str, dict[float, float]] = {}
-        for row in self._do(lambda connection: connection.execute(query).all(), reading=True):
+        for row in self._do(lambda connection: connection.execute(query).all()):
             found.setdefault(row.key, {})[row.fidelity] = row.value
         return found
 
@@ -327,7 +332,7 @@ class Ledger:
     def steps(self, run: str) -> list[tuple[int, dict[str, Any]]]:
         """Return the whole generations of a run, in order, and what each changed."""
         query = sa.select(STEPS).where(STEPS.c.run == run).order_by(STEPS.c.generation)
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [(row.generation, row.content) for row in rows]
 
     def funnel(self, run: str, generations: int | None = None) -> dict[str, int]:
@@ -337,15 +342,15 @@ class Ledger:
             run: Name.
             generations: Only the first so many; None for all.
         """
-        return self._do(lambda connection: read_funnel(connection, run, generations), reading=True)
+        return self._do(lambda connection: read_funnel(connection, run, generations))
 
     def run_names(self) -> list[str]:
         """Return the names of all runs, oldest first."""
-        return self._do(run_names, reading=True)
+        return self._do(run_names)
 
     def standing(self, run: str) -> Standing:
         """Return how a run that exists stands, all of it at one moment."""
-        return self._do(lambda connection: read_standing(connection, run), reading=True)
+        return self._do(lambda connection: read_standing(connection, run))
 
     def add_reports(self, rows: Sequence[ReportRow]) -> None:
         """Store measurements on the report text; a repeated one takes the place of the first."""
@@ -360,7 +365,7 @@ class Ledger:
             .join(PROTOCOLS, PROTOCOLS.c.protocol == REPORTS.c.protocol)
             .order_by(REPORTS.c.number)
         )
-        rows = self._do(lambda connection: connection.execute(query).all(), reading=True)
+        rows = self._do(lambda connection: connection.execute(query).all())
         return [report_of(row) for row in rows]
 
     def _insert(self, table: sa.Table, row: Mapping[str, Any], replace: Sequence[str] = ()) -> bool:
@@ -372,7 +377,7 @@ class Ledger:
         query = _insertion(self._engine.dialect.name, table, tuple(replace))
         return self._do(lambda connection: connection.execute(query, dict(row)).rowcount) > 0
 
-    def _do(self, statement: Callable[[Connection], T], *, reading: bool = False) -> T:
+    def _do(self, statement: Callable[[Connection], T]) -> T:
         """Return what a statement gives, done as one transaction.
 
         It is done again where the server went away meanwhile. That it may then be done twice, as
@@ -381,7 +386,7 @@ class Ledger:
         """
 
         def attempt() -> T:
-            with (self._reader if reading else self._engine).begin() as connection:
+            with self._engine.begin() as connection:
                 return statement(connection)
 
         with self._spoken():

@@ -2,14 +2,14 @@
 
 import datetime as dt
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row
 
-from autoproxy.evaluation import Failed, Measured, Outcome
+from autoproxy.evaluation import Failed, Individual, Measured, Outcome
 from autoproxy.ledger.records import Evaluation, Event, ReportRow, RunRecord
-from autoproxy.ledger.schema import EVENTS
+from autoproxy.ledger.schema import EVALUATIONS, EVENTS
 
 
 def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
@@ -61,11 +61,22 @@ def event_of(row: Row[Any]) -> Event:
     return Event(**values | {"parents": tuple(row.parents)})
 
 
-def measured_of(row: Row[Any]) -> tuple[Event, Measured]:
-    """Return the event and the outcome that a row of both tables holds."""
-    values = {name: getattr(row, name) for name in EVENTS.columns.keys()}  # noqa: SIM118 - no mapping
-    event = Event(**values | {"parents": tuple(row.parents)})
-    return event, Measured(row.value, 1.0, row.seconds, _numbers(row.details))
+MEASURED = (
+    *(EVENTS.c[name] for name in ("text", "key", "complexity", "value", "slot", "origin")),
+    *(EVENTS.c.parents, EVALUATIONS.c.details, EVENTS.c.generation),
+)
+"""The columns of an event and its evaluation that make an individual, in the order of its fields.
+
+A run may have 100,000 of them, which are read to resume it: no more is asked for than is needed.
+"""
+
+
+def individual_of(row: Sequence[Any]) -> Individual:
+    """Return who was measured, of a row of `MEASURED`."""
+    text, key, complexity, value, slot, origin, parents, details, generation = row
+    return Individual(
+        text, key, complexity, value, slot, origin, tuple(parents), _numbers(details), generation
+    )
 
 
 def run_row(record: RunRecord, protocol: str) -> dict[str, Any]:

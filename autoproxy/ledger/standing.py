@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from autoproxy.evaluation import Direction, Individual
+from autoproxy.ledger.connection import at_one_moment
 from autoproxy.ledger.schema import EVALUATIONS, EVENTS, REPORTS, RUNS, STEPS
 
 RECENT = 500
@@ -71,6 +72,7 @@ def read_funnel(connection: Connection, run: str, generations: int | None = None
 
 def read_standing(connection: Connection, run: str) -> Standing:
     """Return how a run that exists stands."""
+    at_one_moment(connection)
     row = connection.execute(sa.select(RUNS).where(RUNS.c.run == run)).one()
     objective, direction = _objective(row.config, row.summary)
     generations, spent, new = _steps(connection, run)

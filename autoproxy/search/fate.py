@@ -60,7 +60,11 @@ class Memory(Outcomes, Protocol):
     """What the loop needs of the ledger: to ask before measuring, and to keep all it learns."""
 
     def note(self, fate: Fate) -> None:
-        """Store what became of a proposal."""
+        """Store what became of a proposal, at once or before `settle` or `advance` returns."""
+        ...
+
+    def settle(self) -> None:
+        """Store what became of all proposals so far."""
         ...
 
     def advance(self, step: Step) -> None:

@@ -88,6 +88,8 @@ class Search:
         flights = deque(self._launch(base) for base in bases)
         while state.finished is None:
             state = self._land(flights, state)
+            if state.finished:
+                self._memory.settle()
             yield state
             if state.finished is None:
                 flights.append(self._launch(state))

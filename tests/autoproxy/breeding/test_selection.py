@@ -1,9 +1,11 @@
-"""Selection: DEAP's NSGA-II and tournament against their definitions, written with loops."""
+"""Selection: DEAP's NSGA-II and our tournament against their definitions, written with loops."""
 
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
+from deap import base, tools
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,6 +118,21 @@ def test_a_tournament_is_won_by_the_best_of_those_drawn(
     assert winner in entered
     assert rng.getstate() == control.getstate()
     assert random.getstate() == outside
+
+
+@given(rows, st.integers(1, 9), OBJECTIVES, st.integers(0, 10**9))
+def test_a_tournament_is_deaps(
+    drawn: list[tuple[int, float]], size: int, objective: Objective, seed: int
+) -> None:
+    class Fitness(base.Fitness):
+        weights = (-objective.sign, -1.0)
+
+    members, outside = pool(drawn), random.getstate()
+    entered = [SimpleNamespace(who=i, fitness=Fitness((i.value, i.complexity))) for i in members]
+    random.seed(seed)  # noqa: TID251 - DEAP draws from there alone
+    (theirs,) = tools.selTournament(entered, 1, size)
+    random.setstate(outside)
+    assert tournament(members, random.Random(seed), size, objective) is theirs.who
 
 
 @pytest.mark.parametrize("objective", [KL, CORRELATION])

@@ -247,6 +247,30 @@ def test_a_replay_that_diverges_is_refused(ledger, change):
     assert ledger.events("a") == [event()]
 
 
+def test_a_replay_goes_on_where_the_record_ends(ledger):
+    ledger.append()
+    ledger.append(event(0), dropped(1, "algebra"))
+    ledger.append(dropped(1, "algebra"), event(2))
+    assert ledger.events("a") == [event(0), dropped(1, "algebra"), event(2)]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_of_many_that_diverges_is_refused_by_its_slot(ledger, place):
+    ledger.append(event(7))
+    events = [event(1), event(2)]
+    events.insert(place, replace(event(7), text="W"))
+    with pytest.raises(StorageError, match="does not repeat itself: slot 7"):
+        ledger.append(*events)
+    assert ledger.events("a") == [event(1), event(2), event(7)]
+
+
+def test_what_is_told_together_is_there_together_or_not_at_all(ledger):
+    broken = replace(event(1), origin=None)  # which no row may have
+    with pytest.raises(StorageError):
+        ledger.append(event(0), broken, event(2))
+    assert ledger.events("a") == []
+
+
 def test_the_funnel_counts_rules_and_fates(ledger):
     rules = ["algebra", "behaviour", "behaviour"]
     for slot, rule in enumerate(rules):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -71,7 +72,10 @@ def test_it_keeps_what_it_is_told_and_refuses_contradictions(url):
     ledgers[0].add_reports([report, report])
     for value in values:
         assert ledgers[-1].recall(value.hex()[:32], "p", 1.0) == evaluation(value).outcome
-    assert ledgers[-1].events("r") == [event(0)]
+    ledgers[1].append(event(0), event(1))
+    with pytest.raises(StorageError, match="does not repeat itself: slot 1"):
+        ledgers[1].append(event(2), replace(event(1), text="x_norm"))
+    assert ledgers[-1].events("r") == [event(0), event(1), event(2)]
     assert ledgers[-1].reports() == [report]
     other = Evaluation(values[0].hex()[:32], "p", 1.0, "W", None, Measured(2.0, 1.0))
     with pytest.raises(StorageError, match="not deterministic"):

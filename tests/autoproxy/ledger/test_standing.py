@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoproxy.errors import StorageError
 from autoproxy.evaluation import Measured
+from autoproxy.ledger import standing
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import Evaluation, Event, RunRecord
 from tests.postgres import Server, program
@@ -104,6 +106,25 @@ def test_a_run_that_only_began_stands_too(place: str) -> None:
         found = ledger.standing("new")
     assert (found.spent, found.generations, found.best, found.funnel) == (0.0, 0, (), {})
     assert found.new is None
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_it_is_of_one_moment_while_another_writes(
+    place: str, read_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = standing._steps
+    with Ledger.open(place) as writer, Ledger.open(place, read_only=read_only) as ledger:
+        events = fill(writer, "mine", "min")
+        before = ledger.standing("mine")
+
+        def late(*words: Any) -> Any:  # the row of the run was read, the rest was not
+            writer.append(replace(events[0], slot=999, value=-9.0))
+            writer.add_step("mine", 3, {"spent": 100.0, "new": 0.5, "seen": {}})
+            return look(*words)
+
+        monkeypatch.setattr(standing, "_steps", late)
+        assert ledger.standing("mine") == before
+        assert ledger.standing("mine").spent > before.spent + 50
 
 
 def test_who_reads_cannot_write(place: str) -> None:

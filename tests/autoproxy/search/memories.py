@@ -50,6 +50,9 @@ class DictMemory:
     def note(self, fate: Fate) -> None:
         self.fates.append(fate)
 
+    def settle(self) -> None:
+        pass
+
     def advance(self, step: Step) -> None:
         self.done.append(step)
 
