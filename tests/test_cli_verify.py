@@ -161,7 +161,7 @@ def test_a_row_is_measured_by_its_own_formula(results: Path, run: Run) -> None:
     """The name says nothing: what is listed as wanda is what its text says."""
 
     def change(row: ReportRow) -> Mapping[str, Any]:
-        return {"text": "abs(W)"} if row.role == "discovered" else {}
+        return {"text": "noise"} if row.role == "discovered" else {}
 
     forge(results, change)
     said = run("leaderboard", "--verify", f"{table(results)}/tiny-run", "--results", results)

@@ -29,14 +29,19 @@ torch.manual_seed(0)
 layer = torch.nn.Linear(16, 8)
 inputs = torch.randn(3, 5, 16)  # sequences, tokens, features
 squares = torch.zeros_like(layer.weight)
+by_token = torch.zeros_like(layer.weight)
 for sequence in inputs:
     layer.zero_grad()
-    layer(sequence).square().mean().backward()
+    outputs = layer(sequence)
+    outputs.retain_grad()
+    outputs.square().mean().backward()
     squares += layer.weight.grad.square()
+    by_token += outputs.grad.square().T @ sequence.square()
 measured = {
     "weight": layer.weight.detach().clone(),
     "x_norm": inputs.square().sum(dim=(0, 1)).div(len(inputs)).sqrt(),
     "g_norm": squares.sqrt(),
+    "g_token": by_token.sqrt(),
 }
 names = metric.__code__.co_varnames[: metric.__code__.co_argcount]
 importance = metric(*(measured[name] for name in names))
@@ -74,6 +79,7 @@ def test_on_a_bare_layer_it_gives_the_bits_of_the_engine(metric: str, tmp_path: 
         "W": measured["weight"],
         "x_norm": measured["x_norm"].reshape(1, -1),
         "g_norm": measured["g_norm"],
+        "g_token": measured["g_token"],
     }
     expression = parse(text)
     (right,) = Program([expression]).run({n: given[n] for n in {"W", *expression.terminals()}})
