@@ -20,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    run_file, _ = write_run_file(folder, evaluations=10.0, tune=0.2)
+    run_file, _ = write_run_file(folder, evaluations=10.0, tune=0.2, seed=8)
     assert main(["search", "--config", str(run_file), "--results", str(folder / "results")]) == 0
     return folder / "results"
 
