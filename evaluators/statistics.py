@@ -296,17 +296,19 @@ def _gradients(
             _accumulate(found[name], terminal, powers[terminal](gradient))
 
     def see(name: str, x: Tensor, y: Tensor) -> None:
-        squares = x.detach().reshape(-1, x.shape[-1]).float().square()
+        seen = x.detach().reshape(-1, x.shape[-1])  # what autograd keeps anyway, no copy
 
         def add(slope: Tensor) -> None:
             steep = slope.reshape(-1, slope.shape[-1]).float().square()
-            _accumulate(found[name], "g_token", steep.T @ squares)
+            found[name]["g_token"] += steep.T @ seen.float().square()
 
         y.register_hook(add)  # type: ignore[no-untyped-call]
 
     with ExitStack() as stack:
         stack.enter_context(gradients_taken(layers, take))
         if "g_token" in wanted:
+            for name, layer in layers.items():  # an expert that no token chose stays at zero
+                found[name]["g_token"] = torch.zeros_like(layer.weight, dtype=torch.float32)
             stack.enter_context(watched(layers, see))
         for block in blocks:
             ids = block.unsqueeze(0).to(model.device)

@@ -189,6 +189,17 @@ def test_gradients_token_by_token(model: PreTrainedModel) -> None:
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
 
 
+def test_a_layer_that_no_token_came_to_has_no_gradient(model: PreTrainedModel) -> None:
+    """One token of two is labelled, and few experts are asked: the others are there, at zero."""
+    found = collect(loaded(model), blocks()[:1, :2], ["g_norm", "g_token"])
+    for name, layer in prunable(model).items():
+        values = found[name]
+        assert values["g_token"].shape == layer.weight.shape, name
+        unseen = values["g_norm"] == 0
+        if unseen.all():
+            assert not values["g_token"].any(), name
+
+
 def half_masks(model: PreTrainedModel) -> dict[str, Tensor]:
     half = Unstructured(Fraction(1, 2))
     return {n: keep_mask(w.abs(), half, "row") for n, w in weights_of(prunable(model)).items()}
