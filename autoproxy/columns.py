@@ -66,7 +66,7 @@ class Column:
 
 
 REFERENCE = "wanda"
-"""The hand-made metric that ratios of perplexity are taken to."""
+"""The hand-made metric that ratios of perplexity are taken to, and progress is shown against."""
 
 PRUNING = (
     Column("perplexity", direction=Direction.MINIMIZE, digits=2, reference=REFERENCE),

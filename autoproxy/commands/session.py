@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from autoproxy.columns import REFERENCE
 from autoproxy.commands import loading
 from autoproxy.commands.boards import write_leaderboard
 from autoproxy.commands.crew import Crew
@@ -41,9 +42,6 @@ from autoproxy.search.loop import Search, finalists
 from autoproxy.search.state import SearchState
 from autoproxy.search.tasks import Keep, Recall, Task
 from autoproxy.spaces import Baseline, SearchSpace
-
-REFERENCE = "wanda"
-"""The hand-made metric that progress is shown against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +364,7 @@ class _Run:
         best = best_of(measured, self._evaluator.objective, self._plan.report_best)
         metrics = [
             Named("baseline", baseline.name, canonical(baseline.expression))
-            for baseline in loading.usable_baselines(self._space, self._evaluator)
+            for baseline, _ in measured.values()
             if baseline.name in best or (baseline.reported and self._plan.report_known)
         ]
         references = loading.references(self._evaluator)

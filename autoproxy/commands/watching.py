@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from autoproxy.columns import REFERENCE
 from autoproxy.commands import loading
 from autoproxy.commands.progress import Clock, Progress
-from autoproxy.commands.session import REFERENCE
 from autoproxy.commands.telling import front_of, shown_funnel
 from autoproxy.commands.workspace import RANDOM_SUFFIX, SUMMARY, Workspace
 from autoproxy.errors import AutoproxyError, StorageError, unknown_name

@@ -120,13 +120,26 @@ def entries_of(rows: Sequence[ReportRow]) -> tuple[Entry, ...]:
     if not rows:
         return ()
     columns = columns_of(rows[0].protocol)
-    metrics: dict[tuple[str, str, str], dict[int, ReportRow]] = {}
-    for row in sorted(rows, key=_order):
-        metrics.setdefault((row.role, row.name, row.key), {})[row.seed] = row
-    wanted = ("baseline", columns[0].reference)
-    reference = next((m for (role, name, _), m in metrics.items() if (role, name) == wanted), {})
+    metrics = _by_metric(rows)
+    reference = _draws(metrics, "baseline", columns[0].reference)
     entries = [_entry(by_seed, reference, columns) for by_seed in metrics.values()]
     return tuple(sorted(entries, key=lambda entry: _place(entry, columns[0])))
+
+
+_Metrics = dict[tuple[str, str, str], dict[int, ReportRow]]
+"""Rows by role, name and key, and then by calibration draw."""
+
+
+def _by_metric(rows: Sequence[ReportRow]) -> _Metrics:
+    metrics: _Metrics = {}
+    for row in sorted(rows, key=_order):
+        metrics.setdefault((row.role, row.name, row.key), {})[row.seed] = row
+    return metrics
+
+
+def _draws(metrics: _Metrics, role: str, name: str | None) -> Mapping[int, ReportRow]:
+    """Return the rows of the metric of a role and a name, by draw; none where it is missing."""
+    return next((draws for (r, n, _), draws in metrics.items() if (r, n) == (role, name)), {})
 
 
 def changes(rows: Sequence[ReportRow], run: str) -> dict[str, dict[str, float]]:
@@ -148,13 +161,12 @@ def changes(rows: Sequence[ReportRow], run: str) -> dict[str, dict[str, float]]:
     columns = columns_of(rows[0].protocol) if rows else PRUNING
     if not columns[0].reference:
         return {}
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    for row in sorted(rows, key=_order):
-        values.setdefault((row.role, row.name), {})[row.seed] = row.values[columns[0].name]
-    ours = values.get(("discovered", run), {})
+    first = columns[0].name
+    metrics = _by_metric(rows)
+    ours = _draws(metrics, "discovered", run)
     found: dict[str, dict[str, float]] = {}
-    for (role, name), theirs in values.items():
-        pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+    for (role, name, _), theirs in metrics.items():
+        pairs = [(ours[s].values[first], theirs[s].values[first]) for s in ours if s in theirs]
         told = role not in ("discovered", "dense") and len(pairs) > 1
         if told and all(0 < value < math.inf for pair in pairs for value in pair):
             mean, half = mean_and_interval([math.log(one / other) for one, other in pairs])
