@@ -18,7 +18,7 @@ from evaluators.models import LoadedModel
 from evaluators.perplexity import block_losses
 from evaluators.statistics import collect
 from tests.evaluators.families import FAMILIES, model_of_family
-from tests.evaluators.tiny import save, state
+from tests.evaluators.tiny import mean_loss, save, state
 
 BLOCKS, LENGTH = 2, 24
 
@@ -148,8 +148,7 @@ def test_gradients_are_those_of_the_mean_loss(model: PreTrainedModel) -> None:
     layers = prunable(twin)
     for layer in layers.values():
         layer.parameter.requires_grad_(requires_grad=True)
-    logits = twin(blocks()[:1]).logits[0, :-1].log_softmax(dim=-1)
-    loss = -logits[torch.arange(LENGTH - 1), blocks()[0, 1:]].mean()
+    loss = mean_loss(twin, blocks()[0])
     parameters = list({id(layer.parameter): layer.parameter for layer in layers.values()}.values())
     gradients = dict(zip(map(id, parameters), torch.autograd.grad(loss, parameters), strict=True))
     for name, layer in layers.items():
@@ -172,8 +171,7 @@ def test_gradients_token_by_token(model: PreTrainedModel) -> None:
         layer.parameter.requires_grad_(requires_grad=True)
         layer.module.register_forward_hook(lambda m, x, y: ran.update({m: (x[0].detach(), y)}))
     single = [name for name, layer in layers.items() if layer.expert is None]
-    logits = twin(blocks()[:1]).logits[0, :-1].log_softmax(dim=-1)
-    loss = -logits[torch.arange(LENGTH - 1), blocks()[0, 1:]].mean()
+    loss = mean_loss(twin, blocks()[0])
     slopes = torch.autograd.grad(loss, [ran[layers[name].module][1] for name in single])
     for name, slope in zip(single, slopes, strict=True):
         x = ran[layers[name].module][0].flatten(0, -2)

@@ -21,7 +21,7 @@ from evaluators import statistics as module
 from evaluators.layers import prunable
 from evaluators.models import LoadedModel
 from evaluators.statistics import EXTRAS, PROVIDED, Statistics, cached_statistics, collect, noise
-from tests.evaluators.tiny import VOCABULARY_SIZE, hook_count, state, tiny_model
+from tests.evaluators.tiny import VOCABULARY_SIZE, hook_count, mean_loss, state, tiny_model
 
 MEASURED = sorted((PROVIDED | EXTRAS) - {"W", "noise"})
 SEQUENCES = 3
@@ -110,8 +110,7 @@ def gradient_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
         weight.requires_grad_(requires_grad=True)
     each: dict[str, list[Tensor]] = {name: [] for name in weights}
     for block in blocks:
-        log_likelihood = model(block.unsqueeze(0)).logits[0, :-1].log_softmax(dim=-1)
-        loss = -log_likelihood[torch.arange(len(block) - 1), block[1:]].mean()
+        loss = mean_loss(model, block)
         for name, weight in weights.items():
             (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
             each[name].append(gradient)
@@ -136,8 +135,7 @@ def token_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
         ran: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         write: Any = lambda layer, x, y, ran=ran: ran.update({layer: (x[0].detach()[0], y)})  # noqa: E731
         hooks = [layer.register_forward_hook(write) for layer in layers.values()]
-        log_likelihood = model(block.unsqueeze(0)).logits[0, :-1].log_softmax(dim=-1)
-        loss = -log_likelihood[torch.arange(len(block) - 1), block[1:]].mean()
+        loss = mean_loss(model, block)
         slopes = torch.autograd.grad(loss, [y for _, y in ran.values()])
         slope_of = dict(zip(ran, slopes, strict=True))
         for name, layer in layers.items():

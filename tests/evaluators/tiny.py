@@ -7,8 +7,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 VOCABULARY_SIZE = 260
 TOPICS = {
@@ -49,6 +54,12 @@ def tiny_model(*, gqa: bool = True, bias: bool = False, seed: int = 0) -> LlamaF
             parameter.copy_(1 + 0.3 * draw if "norm" in name else 0.3 * draw)
         model.get_input_embeddings().weight.mul_(3.0)
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def mean_loss(model: PreTrainedModel, block: Tensor) -> Tensor:
+    """Return the mean loss of the next tokens of `block` (tokens,), from the logits alone."""
+    log_likelihood = model(block.unsqueeze(0)).logits[0, :-1].log_softmax(dim=-1)
+    return -log_likelihood[torch.arange(len(block) - 1), block[1:]].mean()
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
