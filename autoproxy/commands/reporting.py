@@ -122,6 +122,9 @@ class Reporter:
         return None
 
     def _dense_rows(self) -> list[ReportRow]:
+        for row in self._ledger.reports():
+            if row.role == "dense" and dict(row.protocol) == dict(self._protocol):
+                return [row]
         dense = self._condition.dense()
         if dense is None:
             return []

@@ -238,6 +238,34 @@ def test_a_report_without_a_dense_model(tmp_path: Path) -> None:
     assert (seen[-1].done, seen[-1].total) == (6, 6)
 
 
+class Dense(Ranking):
+    """A condition with a dense model, which counts how often that is measured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense_asked = 0
+
+    def dense(self) -> dict[str, float]:  # type: ignore[override]
+        self.dense_asked += 1
+        return {"tau": 1.0}
+
+
+def test_the_dense_model_is_measured_once_a_protocol(tmp_path: Path) -> None:
+    class Other(Dense):
+        def report_protocol(self) -> Mapping[str, Any]:
+            return {**GPT2, "labels": 51}
+
+    named = [Named("baseline", "short", parse("abs(W)"))]
+    with Ledger.open(tmp_path / "a.sqlite") as ledger:
+        one, other = Dense(), Other()
+        first = Reporter(ledger, one, "run", lambda _: None).report(named, [0])
+        again = Reporter(ledger, one, None, lambda _: None).report(named, [0])
+        elsewhere = Reporter(ledger, other, None, lambda _: None).report(named, [0])
+    assert again == first
+    assert (one.dense_asked, other.dense_asked) == (1, 1)
+    assert elsewhere[0].protocol != first[0].protocol
+
+
 def test_baselines_are_listed_best_first_whichever_way_is_better() -> None:
     measured = {
         name: (Baseline(name, "abs(W)", "hand"), outcome)
