@@ -30,14 +30,23 @@ class Comparison:
 class Reference:
     """The dense model's last hidden states on some blocks.
 
-    The output head is never pruned, so its logits can be had again from these: memory is blocks *
-    length * width numbers instead of blocks * length * vocabulary.
+    The output head is never pruned, so its logits can be had again from these: memory is at most
+    2 * blocks * length * width numbers instead of blocks * length * vocabulary.
+
+    Where logits are linear in the states h, z = W h + b, a comparison needs no dense logits. With
+    p the dense prediction, and L the log of the sum of exp over the vocabulary,
+
+        KL(dense || model) = (h_dense - h) . (W^T p) - L(z_dense) + L(z)
+
+    and what is of the dense model alone is kept from the first comparison on.
     """
 
     def __init__(self, model: PreTrainedModel, blocks: Tensor) -> None:
         self.blocks = blocks
         self._head = output_head(model)
+        self._embedding = linear_head(model)
         self._hidden = [_hidden(model, block) for block in blocks]
+        self._dense: dict[int, _Dense] = {}
 
     def compare(
         self, model: PreTrainedModel, start: int = 0, stop: int | None = None
@@ -49,8 +58,14 @@ class Reference:
             start: Which block is the first.
             stop: Which is the first that is left out; None for all.
         """
-        for block, dense in list(zip(self.blocks, self._hidden, strict=True))[start:stop]:
-            yield _compare(self._head, block, _hidden(model, block), dense)
+        for number in range(len(self.blocks))[start:stop]:
+            block, states = self.blocks[number], _hidden(model, self.blocks[number])
+            if self._embedding is None:
+                yield _compare(self._head, block, states, self._hidden[number])
+                continue
+            if number not in self._dense:
+                self._dense[number] = _prepare(self._head, self._embedding, self._hidden[number])
+            yield _compare_linear(self._head, block, states, self._dense[number])
 
     def losses(self) -> list[float]:
         """Return `block_losses` of the dense model, without running it again."""
@@ -118,6 +133,17 @@ def output_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     return logits
 
 
+def linear_head(model: PreTrainedModel) -> Tensor | None:
+    """Return the output embedding W (vocabulary, width), or None where logits are not W h + b.
+
+    None, too, in half precision: logits rounded to eight bits are no longer linear in the states.
+    """
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers 5.23
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    linear = type(head) is nn.Linear and head.weight.dtype == torch.float32 and cap is None
+    return head.weight.detach() if linear else None
+
+
 @torch.inference_mode()
 def _check_head(model: PreTrainedModel, logits: Callable[[Tensor], Tensor]) -> None:
     ids = torch.arange(1, 9, device=model.device)
@@ -141,6 +167,49 @@ def _nll(head: Callable[[Tensor], Tensor], block: Tensor, hidden: Tensor) -> flo
         logits = head(hidden[start : start + len(part)])
         total += float(nn.functional.cross_entropy(logits, part, reduction="none").double().sum())
     return total / len(labels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    """What a comparison needs of the dense model, on one block.
+
+    Attributes:
+        hidden: (length, width) last hidden states.
+        expected: (length, width) mean row of the output embedding under the dense prediction.
+        total: (length,) log of the sum of exp of the logits.
+    """
+
+    hidden: Tensor
+    expected: Tensor
+    total: Tensor
+
+
+@torch.inference_mode()
+def _prepare(head: Callable[[Tensor], Tensor], embedding: Tensor, hidden: Tensor) -> _Dense:
+    expected, total = [], []
+    for part in torch.split(hidden, CHUNK):
+        logits = head(part)
+        expected.append(logits.softmax(dim=-1) @ embedding)
+        total.append(logits.logsumexp(dim=-1))
+    return _Dense(hidden, torch.cat(expected), torch.cat(total))
+
+
+@torch.inference_mode()
+def _compare_linear(
+    head: Callable[[Tensor], Tensor], block: Tensor, hidden: Tensor, dense: _Dense
+) -> Comparison:
+    """Return what `_compare` does, by the formula in `Reference`."""
+    labels = block[1:].to(hidden.device)
+    shift = ((dense.hidden - hidden) * dense.expected).sum(dim=-1).double()
+    divergence, loss = float((shift - dense.total).sum()), 0.0
+    for start in range(0, len(block), CHUNK):
+        logits = head(hidden[start : start + CHUNK])
+        total = logits.logsumexp(dim=-1).double()
+        part = labels[start : start + CHUNK]
+        picked = logits[: len(part)].gather(1, part.unsqueeze(1)).squeeze(1)
+        divergence += float(total.sum())
+        loss += float((total[: len(part)] - picked).sum())
+    return Comparison(divergence / len(block), loss / len(labels))
 
 
 @torch.inference_mode()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from evaluators import perplexity as module
 from evaluators.layers import prunable, weights_of
 from evaluators.masks import applied
-from evaluators.perplexity import Reference, block_losses, perplexity
+from evaluators.perplexity import Reference, block_losses, linear_head, perplexity
 from tests.evaluators.tiny import VOCABULARY_SIZE, tiny_model
 
 
@@ -71,6 +71,34 @@ def test_the_dense_model_does_not_diverge_from_itself(
     found = list(Reference(model, blocks).compare(model))
     assert [c.kl for c in found] == pytest.approx([0.0] * 3, abs=1e-6)
     assert [c.nll for c in found] == pytest.approx(block_losses(model, blocks), rel=1e-6)
+
+
+@pytest.mark.parametrize("change", ["none", "bias", "half", "cap"])
+def test_linear_logits_give_what_whole_logits_do(
+    model: PreTrainedModel, blocks: Tensor, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the short formula where logits are linear, and never where they are not."""
+    head = model.get_output_embeddings()
+    if change == "bias":
+        head.bias = nn.Parameter(torch.linspace(-3, 3, VOCABULARY_SIZE))
+    if change == "half":
+        model.bfloat16()
+    if change == "cap":
+        model.config.final_logit_softcapping = 2.0
+        monkeypatch.setattr(module, "_check_head", lambda *_: None)  # LLaMA itself has no cap
+    assert (linear_head(model) is None) == (change in {"half", "cap"})
+
+    def measure() -> list[module.Comparison]:
+        reference = Reference(model, blocks)
+        with applied(weights_of(prunable(model)), a_mask(model)):
+            return list(reference.compare(model))
+
+    found = measure()
+    monkeypatch.setattr(module, "linear_head", lambda _: None)
+    for ours, whole in zip(found, measure(), strict=True):
+        assert ours.kl == pytest.approx(whole.kl, rel=1e-5)
+        assert ours.nll == pytest.approx(whole.nll, rel=1e-6)
+        assert whole.kl > 0.01
 
 
 def test_a_reference_knows_the_dense_losses(model: PreTrainedModel, blocks: Tensor) -> None:
