@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from autoproxy.errors import StorageError
+from autoproxy.errors import ModelError, StorageError
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import statistics as module
@@ -388,6 +388,16 @@ def test_collecting_twice_gives_the_same_bits() -> None:
     )
 
 
+def test_a_layer_that_is_never_called_is_said_in_words() -> None:
+    """Nothing is known of it: at zero, a metric would drop it whole."""
+    model = tiny_model()
+    model.model.layers[1].mlp.add_module("spare", nn.Linear(16, 8))
+    for name in ("x_norm", "g_norm", "g_token", "g_region"):
+        with pytest.raises(ModelError, match=r"no calibration token came to .*spare.*W alone"):
+            collect(loaded_of(model), some_blocks(), [name])
+    assert hook_count(model) == 0
+
+
 def test_noise_belongs_to_a_layer_and_a_seed() -> None:
     shape = torch.Size((40, 50))
     first = noise("a", shape, 0)
@@ -414,9 +424,9 @@ class Cache:
         self.notices: list[str] = []
         monkeypatch.setattr(module, "collect", self._collect)
 
-    def _collect(self, loaded: LoadedModel, blocks: Tensor, names: Any) -> Statistics:
+    def _collect(self, loaded: LoadedModel, blocks: Tensor, names: Any, notice: Any) -> Statistics:
         self.measured.append(sorted(names))
-        return collect(loaded, blocks, names)
+        return collect(loaded, blocks, names, notice)
 
     def __call__(self, *names: str, blocks: Tensor | None = None) -> Statistics:
         chosen = some_blocks() if blocks is None else blocks
