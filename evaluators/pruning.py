@@ -580,6 +580,11 @@ class PruningEvaluator:
         """The model, as it is."""
         return self._loaded
 
+    @property
+    def texts(self) -> Texts:
+        """The texts by role."""
+        return self._texts
+
     @cached_property
     def _references(self) -> Reference:
         return Reference(self._loaded.model, self._validation[: self._config.validation_blocks])
