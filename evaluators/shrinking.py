@@ -43,7 +43,7 @@ from evaluators.units import (
 )
 from evaluators.writing import note_unread, save_folder, write_masks
 
-VERSION = 1
+VERSION = 2
 """Raised by every change that can change a value; part of every protocol."""
 
 UNITS_FILE = "units.safetensors"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -134,8 +135,9 @@ def cached_statistics(
 ) -> Statistics:
     """Return statistics from the cache, and measure those that it lacks.
 
-    One safetensors file for each terminal, keyed by everything that determines it: model,
-    token ids, device type, code version. Files are mapped into memory, not read.
+    One safetensors file for each terminal, keyed by everything that determines it: model, token
+    ids, device type, versions of this code, torch and transformers. Files are mapped into memory,
+    not read.
 
     Args:
         folder: Of the cache; made when there is something to write.
@@ -606,6 +608,8 @@ def _cache_key(loaded: LoadedModel, blocks: Tensor, name: str) -> str:
             "shape": list(blocks.shape),
             "terminal": name,
             "device": loaded.model.device.type,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
         }
     )
 

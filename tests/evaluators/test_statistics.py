@@ -472,7 +472,7 @@ def test_only_what_lacks_is_measured(cache: Cache) -> None:
     assert same(found, collect(cache.loaded, some_blocks(), ["x_norm", "g"]))
 
 
-@pytest.mark.parametrize("change", ["tokens", "shape", "model", "version"])
+@pytest.mark.parametrize("change", ["tokens", "shape", "model", "version", "torch", "transformers"])
 def test_what_determines_a_statistic_is_in_the_key(
     cache: Cache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,8 +485,10 @@ def test_what_determines_a_statistic_is_in_the_key(
         blocks = blocks.reshape(2 * SEQUENCES, -1)
     elif change == "model":
         cache.loaded = loaded_of(tiny_model(seed=1), sha256="1" * 32)
-    else:
+    elif change == "version":
         monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    else:
+        monkeypatch.setattr(f"{change}.__version__", "0.0")
     found = cache("x_norm", blocks=blocks)
     assert cache.take_measured() == ["x_norm"]
     assert same(found, collect(cache.loaded, blocks, ["x_norm"]))
