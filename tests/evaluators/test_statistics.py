@@ -80,9 +80,9 @@ def flow_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
         y = np.concatenate([seen[0].reshape(-1, layer.out_features) for _, seen in pairs(layer)])
         moments = torch.from_numpy(2.0 / SEQUENCES * (x.T @ x))
         h = moments.clone()
-        dead = h.diagonal() == 0
-        h += 0.01 * h.diagonal().mean() * torch.eye(len(h))
-        h[dead, dead] = 1.0
+        # Dead inputs have the damping alone, and 1 where there is none: SparseGPT's 1 among small
+        # entries would make OBS keep what it sets to zero at once.
+        h += (0.01 * float(h.diagonal().mean()) or 1.0) * torch.eye(len(h))
         rows = {
             "x_norm": np.sqrt((x**2).sum(axis=0) / SEQUENCES),
             "x_mean": x.mean(axis=0),
@@ -281,13 +281,24 @@ def test_shapes_are_those_of_the_kinds(measured: tuple[PreTrainedModel, Statisti
             assert not VOCABULARY[name].nonnegative or bool((value >= 0).all())
 
 
-def test_dead_inputs_count_as_one() -> None:
+def test_dead_inputs_are_the_first_to_go() -> None:
+    """Their weights have no effect, so OBS, W^2 / h_inv, must rate them below all others."""
     model = model_of("dead")
     found = collect(loaded_of(model), some_blocks(), ["h_inv", "u_diag", "x_norm"])
-    values = found["model.layers.0.mlp.down_proj"]
-    assert values["x_norm"][0, [0, 2]].tolist() == [0.0, 0.0]
-    assert values["h_inv"][0, [0, 2]].tolist() == [1.0, 1.0]
-    assert values["u_diag"][0, [0, 2]].tolist() == [1.0, 1.0]
+    for number in range(2):
+        values = found[f"model.layers.{number}.mlp.down_proj"]
+        dead = torch.tensor([0, 2])
+        assert values["x_norm"][0, dead].tolist() == [0.0, 0.0]
+        for name in ("h_inv", "u_diag"):
+            alive = values[name][0].clone().index_fill_(0, dead, 0.0)
+            assert bool((values[name][0, dead] > alive.max()).all()), name
+
+
+def test_inputs_that_are_all_dead_count_as_one() -> None:
+    flow = module._Flow(3, torch.device("cpu"), second_moments=True)
+    flow.add(torch.zeros(5, 3))
+    for name in ("h_inv", "u_diag"):
+        assert flow.statistics(1, frozenset({name}))[name].tolist() == [[1.0, 1.0, 1.0]]
 
 
 def test_variance_survives_a_large_mean() -> None:
