@@ -284,6 +284,8 @@ def test_shapes_are_those_of_the_kinds(measured: tuple[PreTrainedModel, Statisti
 def test_dead_inputs_are_the_first_to_go() -> None:
     """Their weights have no effect, so OBS, W^2 / h_inv, must rate them below all others."""
     model = model_of("dead")
+    for layer in model.model.layers:  # so that a 1 in H would be large
+        layer.mlp.up_proj.weight.mul_(1e-3)
     found = collect(loaded_of(model), some_blocks(), ["h_inv", "u_diag", "x_norm"])
     for number in range(2):
         values = found[f"model.layers.{number}.mlp.down_proj"]
