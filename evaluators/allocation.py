@@ -41,14 +41,17 @@ def check_allocation(allocation: str) -> str:
     return allocation
 
 
-def owl(outliers: Sequence[float], sparsity: Fraction) -> list[Fraction]:
+def owl(outliers: Sequence[float], sizes: Sequence[int], sparsity: Fraction) -> list[Fraction]:
     """Return the sparsity of each decoder layer by its share of outliers (OWL, arXiv:2310.05175).
+
+    The paper's decoder layers are of one size; where they are not, all move by the same amount.
 
     Args:
         outliers: Share of each decoder layer's weights whose importance by Wanda is an outlier.
-        sparsity: Mean of what is returned.
+        sizes: Weights of each.
+        sparsity: Mean of what is returned, over weights.
 
-    >>> [float(s) for s in owl([0.0, 1.0, 0.5], Fraction(1, 2))]
+    >>> [float(s) for s in owl([0.0, 1.0, 0.5], [9, 9, 9], Fraction(1, 2))]
     [0.58, 0.42, 0.5]
     """
     low, high = min(outliers), max(outliers)
@@ -56,7 +59,7 @@ def owl(outliers: Sequence[float], sparsity: Fraction) -> list[Fraction]:
         return [sparsity] * len(outliers)
     more = [2 * OWL_SPREAD * (share - low) / (high - low) for share in outliers]
     mean = sum(more) / len(more)
-    return balanced([float(sparsity) - kept + mean for kept in more], [1] * len(more), sparsity)
+    return balanced([float(sparsity) - kept + mean for kept in more], sizes, sparsity)
 
 
 def outlier_share(importances: Sequence[Tensor]) -> float:

@@ -17,7 +17,7 @@ from autoproxy.errors import ConfigError, ModelError
 from autoproxy.language.expression import Expression
 from evaluators.config import PruningConfig
 from evaluators.methods import METHODS
-from evaluators.models import LoadedModel, find_dtype, load_model
+from evaluators.models import LoadedModel, find_dtype, load_model, longest_sequence
 from evaluators.perplexity import perplexity
 from evaluators.room import Needs, check_room, needs, streamed_needs
 from evaluators.source import Source, find_source, planned_model
@@ -103,8 +103,9 @@ def _needs(config: PruningConfig, source: Source, candidate: Expression | str) -
     if not config.stream:
         wanted = needs(source, terminals, dtype=config.dtype, group=config.group)
         return dataclasses.replace(wanted, advice=(*wanted.advice, *_advised(config, terminals)))
-    text: Any = planned_model(config.model).config.get_text_config()
-    tokens = config.calibration_blocks * config.sequence_length(text.max_position_embeddings)
+    planned: Any = planned_model(config.model).config
+    text = planned.get_text_config()
+    tokens = config.calibration_blocks * config.sequence_length(longest_sequence(planned))
     walks = 2 if config.mode == "sequential" and terminals & WALKED else 1
     states = walks * tokens * text.hidden_size * find_dtype(config.dtype).itemsize
     return streamed_needs(source, terminals, dtype=config.dtype, group=config.group, states=states)

@@ -155,7 +155,7 @@ class Decider:
 
     def owl(self, seed: int, sparsity: Fraction) -> list[Fraction]:
         """Return the sparsity of each decoder layer by its share of Wanda's outliers."""
-        return owl(self._outliers(seed), sparsity)
+        return owl(self._outliers(seed), self._model.sizes, sparsity)
 
     def protocol(self) -> dict[str, Any]:
         """Return how sparsity is given out; nothing where it is the same everywhere."""

@@ -1,7 +1,7 @@
 """Compiled loops that choose which weights stay: exact, one thread, near the speed of memory.
 
-Numba compiles them on first use, in a few seconds, and keeps what it made; where it is not
-installed, or numbers are not float32 on a CPU, `evaluators.masks` does the same with torch.
+Numba compiles them on first use, in a few seconds, and keeps what it made where it may; where it
+is not installed, or numbers are not float32 on a CPU, `evaluators.masks` does the same with torch.
 
 Masks are bytes here, 1 = keep, or bits as numpy packs them. Ties are dropped from the left, as
 `evaluators.masks` says.
@@ -38,12 +38,21 @@ _CHUNK = 2048
 
 def _jit(loop: Any) -> Any:
     """Compile a loop when it is first called; without Numba it is never called."""
-    return njit(nogil=True, cache=True)(loop) if AVAILABLE else loop
+    return _compiled(loop)
 
 
 def _jit_sum(loop: Any) -> Any:
     """Compile a loop whose sum may be taken in any order."""
-    return njit(nogil=True, cache=True, fastmath={"reassoc"})(loop) if AVAILABLE else loop
+    return _compiled(loop, fastmath={"reassoc"})
+
+
+def _compiled(loop: Any, **options: Any) -> Any:
+    if not AVAILABLE:
+        return loop
+    try:
+        return njit(nogil=True, cache=True, **options)(loop)
+    except RuntimeError:  # neither this folder nor a home can be written: compiled each time
+        return njit(nogil=True, **options)(loop)
 
 
 @_jit

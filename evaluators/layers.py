@@ -1,14 +1,15 @@
-"""Which matrices of a language model are pruned: found by what modules are, never by their names.
+"""Which matrices of a language model are pruned: found by what modules are, not by their names.
 
 Decoder layers are the modules that transformers itself marks as such; inside them every linear
 layer is pruned, however the family stores it: `nn.Linear` (out, in), GPT-2's `Conv1D` (in, out),
-and experts fused into one three-dimensional parameter (expert, out, in).
+and experts fused into one three-dimensional parameter (expert, out, in). Routers stay dense.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -78,7 +79,7 @@ def prunable(model: PreTrainedModel) -> dict[str, Layer]:
     root, stack = _stack(model)
     found: dict[str, Layer] = {}
     for name, module in stack.named_modules():
-        for suffix, layer in _layers_of(module):
+        for suffix, layer in () if _is_router(name) else _layers_of(module):
             found[f"{root}.{name}{suffix}"] = layer
     if not found:
         raise ModelError(f"the model has no linear layer in {root}; nothing can be pruned")
@@ -94,7 +95,7 @@ def skipped(model: PreTrainedModel) -> dict[str, str]:
     for name, parameter in stack.named_parameters():
         if parameter.ndim >= 2 and id(parameter) not in taken:
             owner = stack.get_submodule(name.rpartition(".")[0])
-            reasons[f"{root}.{name}"] = _why(owner, parameter)
+            reasons[f"{root}.{name}"] = "a router" if _is_router(name) else _why(owner, parameter)
     return reasons
 
 
@@ -156,7 +157,7 @@ def _stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def _layers_of(module: nn.Module) -> Iterator[tuple[str, Layer]]:
-    if isinstance(module, nn.Linear) and module.out_features > 1:
+    if isinstance(module, nn.Linear) and module.out_features > 1 and _is_plain(module):
         yield "", Layer(module, module.get_parameter("weight"))
     elif isinstance(module, Conv1D):
         yield "", Layer(module, module.get_parameter("weight"), turned=True)
@@ -166,18 +167,52 @@ def _layers_of(module: nn.Module) -> Iterator[tuple[str, Layer]]:
                 yield f".{name}.{expert}", Layer(module, parameter, expert=expert)
 
 
+def _is_router(name: str) -> bool:
+    """Return whether a module chooses among experts, or is inside of what does.
+
+    A plain linear layer that scores experts is told by nothing but what it is called.
+
+    >>> [_is_router(name) for name in ("0.mlp.router.layer", "0.mlp.gate.wg", "0.mlp.gate_proj")]
+    [True, True, False]
+    """
+    *owners, last = name.split(".")
+    return any("router" in part for part in (*owners, last)) or "gate" in owners
+
+
+def _is_plain(module: nn.Linear) -> bool:
+    """Return whether a module computes what a linear layer does, by the shape of what it returns.
+
+    Falcon's own does; a router's scores with choices, or a product of groups, do not.
+    """
+    if type(module) is nn.Linear:
+        return True
+    weight = module.weight
+    probe = torch.zeros(2, module.in_features, dtype=weight.dtype, device=weight.device)
+    compute: Callable[[Tensor], object] = module.forward
+    try:
+        with torch.no_grad():
+            found = compute(probe)
+    except (RuntimeError, ValueError, TypeError, IndexError):  # it takes another shape
+        return False
+    return isinstance(found, Tensor) and found.shape == (2, module.out_features)
+
+
 def is_experts(module: nn.Module) -> bool:
-    """Return whether a module holds experts as (expert, out, in), and nothing else."""
+    """Return whether a module holds experts as (expert, out, in), and nothing else.
+
+    Shapes tell: Llama 4 and GPT-OSS hold them as (expert, in, out).
+    """
     parameters = dict(module.named_parameters(recurse=False))
-    return (
-        {"gate_up_proj", "down_proj"} == set(parameters)
-        and all(parameter.ndim == 3 for parameter in parameters.values())
-        and not getattr(module, "is_transposed", False)
-    )
+    if {"gate_up_proj", "down_proj"} != set(parameters):
+        return False
+    up, down = (parameters[name].shape for name in ("gate_up_proj", "down_proj"))
+    if len(up) != 3 or len(down) != 3:
+        return False
+    return up[1] == 2 * down[2] and up[2] == down[1]
 
 
 def _why(owner: nn.Module, parameter: nn.Parameter) -> str:
-    if isinstance(owner, nn.Linear):
+    if isinstance(owner, nn.Linear) and owner.out_features == 1:
         return "one output: a gate"
     if parameter.ndim == 3:
         return f"experts stored as {type(owner).__name__} does are not supported"

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ DTYPES: Mapping[str, torch.dtype] = {
 _BYSTANDERS = frozenset({"transformers_version", "_name_or_path", "architectures", "dtype"})
 """Entries of a configuration that change no number; the type is hashed with each parameter."""
 
+_LENGTHS = ("max_position_embeddings", "seq_length", "max_seq_len")
+"""What configurations call the longest sequence, where they say it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -56,7 +60,18 @@ class LoadedModel:
     @property
     def max_length(self) -> int:
         """Longest sequence that it takes, in tokens."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        return longest_sequence(self.model.config)
+
+
+def longest_sequence(config: PreTrainedConfig) -> int:
+    """Return how many tokens a model takes at most; BLOOM and MPT are bound by none but memory.
+
+    >>> longest_sequence(PreTrainedConfig(seq_length=2048))
+    2048
+    """
+    text = config.get_text_config()
+    found = (getattr(text, name, None) for name in _LENGTHS)
+    return next((int(length) for length in found if length), sys.maxsize)
 
 
 def load_model(source: str, *, device: str, dtype: str) -> LoadedModel:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import transformers
 from torch import Tensor
 
 from autoproxy.columns import REFERENCE
@@ -70,7 +71,7 @@ from evaluators.tasks import Harness, TaskPlan, side_by_side
 from evaluators.text import JOINED
 from evaluators.writing import finite, write_pruned
 
-VERSION = 1
+VERSION = 2
 """Raised by every change that can change a value; part of every protocol."""
 
 MASK_CACHE_BYTES = 512 * 1024**2
@@ -580,6 +581,11 @@ class PruningEvaluator:
         """The model, as it is."""
         return self._loaded
 
+    @property
+    def texts(self) -> Texts:
+        """The texts by role."""
+        return self._texts
+
     @cached_property
     def _references(self) -> Reference:
         return Reference(self._loaded.model, self._validation[: self._config.validation_blocks])
@@ -633,6 +639,7 @@ class PruningEvaluator:
             "device": self._loaded.model.device.type,
             "dtype": config.dtype,
             "torch": torch.__version__,
+            "transformers": transformers.__version__,
             "meanings": _meanings_hash(),
             **({"skipped": list(self._skipped)} if self._skipped else {}),
             **self._decider.protocol(),

@@ -68,6 +68,23 @@ class Texts:
             self._drawn[role, seed] = drawn
         return self._drawn[role, seed]
 
+    def keep_apart_from(self, other: "Texts", *, ours: str, theirs: str) -> None:
+        """Refuse a report text that shares passages with what is decided by elsewhere.
+
+        Args:
+            other: The texts of another condition of the same search.
+            ours: What this condition is called.
+            theirs: What the other is called.
+
+        Raises:
+            ConfigError: The report text here overlaps with validation or calibration there.
+        """
+        for role in ("validation", "calibration"):
+            one = other[role]
+            if not isinstance(one, Documents) and one.sha256 == self[role].sha256:
+                continue  # kept apart from it anyway
+            _keep_apart({f"{ours}'s report": self["text"], f"{theirs}'s {role}": one})
+
     def _open(self, role: str) -> Text | Documents:
         config = self._config
         if role == "calibration" and config.windows == "documents":

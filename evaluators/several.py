@@ -5,6 +5,7 @@ search under one condition learns the condition. Under several, a metric's value
 conditions of log(KL / KL of Wanda's metric): 0 is as good as Wanda, -0.1 about a tenth better.
 """
 
+import itertools
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +46,9 @@ class SeveralEvaluator:
         configs: Two conditions or more; they have as many validation blocks each.
         cache: Folder of the cache of statistics.
         notice: Told when something was mended on the way.
+
+    Raises:
+        ConfigError: Conditions do not go together, or one is searched on another's report text.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class SeveralEvaluator:
                 PruningEvaluator(config, cache=cache, notice=notice, loaded=loaded[which])
             )
         self._reference: dict[tuple[int, float], float] = {}
+        self._keep_apart()
 
     @classmethod
     def from_options(
@@ -134,6 +139,7 @@ class SeveralEvaluator:
         wanted = frozenset(names) | WANDA.terminals()
         for condition in self.conditions:
             condition.prepare(wanted)
+        self._keep_apart()  # of a corpus of documents it is known only now what is read
 
     def behaviour(
         self, expressions: Sequence[Expression], reject: float = math.inf
@@ -169,6 +175,18 @@ class SeveralEvaluator:
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return the loss on each fresh block of each condition, in nats."""
         return tuple(loss for c in self.conditions for loss in c.confirm(expression))
+
+    def _keep_apart(self) -> None:
+        """Refuse a condition whose report text another is searched on.
+
+        Raises:
+            ConfigError: There is such.
+        """
+        for (one, first), (other, second) in itertools.permutations(
+            enumerate(self.conditions, 1), 2
+        ):
+            ours, theirs = f"condition {one}", f"condition {other}"
+            first.texts.keep_apart_from(second.texts, ours=ours, theirs=theirs)
 
     def _measure(self, expression: Expression, fidelity: float) -> Outcome:
         ratios: list[float] = []

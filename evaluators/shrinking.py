@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from autoproxy.errors import ConfigError, StorageError
+from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Failed, Fingerprint
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
@@ -41,9 +41,9 @@ from evaluators.units import (
     stack_name,
     without_columns,
 )
-from evaluators.writing import note_unread, save_folder, write_masks
+from evaluators.writing import let_read, note_unread, save_folder, write_masks
 
-VERSION = 1
+VERSION = 2
 """Raised by every change that can change a value; part of every protocol."""
 
 UNITS_FILE = "units.safetensors"
@@ -311,7 +311,7 @@ def write_shrunk(
 
     Raises:
         ModelError: The source cannot be loaded.
-        StorageError: The folder cannot be written.
+        OSError: The folder cannot be written.
     """
     loaded = load_model(source.name, device="cpu", dtype=source.dtype)
     note_unread(loaded, notice)
@@ -325,11 +325,9 @@ def write_shrunk(
         save_folder(loaded, source, folder)
         _change_config(folder / "config.json", changes)
         write_masks(folder / UNITS_FILE, masks, {name: (1, size) for name, size in sizes.items()})
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the pruned model cannot be written to {folder.parent}: {error}; free some space or "
-            "choose another --out"
-        ) from None
+        let_read(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
     left = sum(parameter.numel() for parameter in loaded.model.parameters())
     gone = {name: int((~stays).sum()) for name, stays in kept.items()}
     return {

@@ -3,18 +3,20 @@
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from autoproxy.errors import ModelError
 from autoproxy.evaluation import content_hash
 from autoproxy.language.terminals import OF_ONE_MODEL
 from evaluators.cache import enforce, header, limit_of, used, whole_file
@@ -23,7 +25,7 @@ from evaluators.layers import Layer, decoder_layers, prunable
 from evaluators.models import LoadedModel
 from evaluators.walk import Walk
 
-VERSION = 1
+VERSION = 2
 """Raised by every change of what a statistic means; it is part of the cache's key."""
 
 Statistics = dict[str, dict[str, Tensor]]
@@ -49,30 +51,47 @@ _FREE = frozenset({"W", "noise"})
 """Terminals that need no calibration text."""
 
 
-def collect(loaded: LoadedModel, blocks: Tensor, names: Iterable[str]) -> Statistics:
+def collect(
+    loaded: LoadedModel,
+    blocks: Tensor,
+    names: Iterable[str],
+    notice: Callable[[str], None] | None = None,
+) -> Statistics:
     """Measure statistics of every prunable layer over calibration blocks.
 
     One forward pass a block gives all of inputs and outputs, one backward pass all gradients,
-    one replay of each decoder layer the regional gradients; only what `names` asks is done.
+    one replay of each decoder layer the regional gradients; only what `names` asks is done. An
+    expert that no token chose has the mean of those of its siblings that some did.
 
     Args:
         loaded: The model, which is the same afterwards, hooks and gradients included.
         blocks: (sequences, length) token ids.
         names: Terminals of the vocabulary, and `EXTRAS`; `W` and `noise` are not measured here.
+        notice: Told how many experts no token chose.
+
+    Raises:
+        ModelError: A layer is never called, so that nothing is known of it.
     """
     wanted = frozenset(names) - _FREE
     layers = prunable(loaded.model)
     found: Statistics = {name: {} for name in layers}
+    unchosen: set[str] = set()
     if wanted & FLOWING:
         model = loaded.model
         runs = [functools.partial(_forward, model, block) for block in blocks]
-        _merge(found, flows(layers, runs, wanted))
+        _merge(found, flows(layers, runs, wanted, unchosen))
     if wanted & GRADIENTS:
-        _merge(found, _gradients(loaded.model, layers, blocks, wanted))
+        _merge(found, _gradients(loaded.model, layers, blocks, wanted, unchosen))
     if "g_region" in wanted:
-        _merge(found, _regional(loaded.model, layers, blocks))
+        _merge(found, _regional(loaded.model, layers, blocks, unchosen))
     if wanted & BLOCKWISE:
         _merge(found, _blockwise(loaded.model, layers, blocks, wanted))
+    if unchosen and notice is not None:
+        experts = sum(layer.expert is not None for layer in layers.values())
+        notice(
+            f"{len(unchosen)} of {experts} matrices of experts saw no calibration token, such as "
+            f"{min(unchosen)}; they have the mean of their siblings' statistics"
+        )
     return found
 
 
@@ -92,8 +111,9 @@ def collect_here(
     if wanted & FLOWING:
         _merge(found, flows(layers, walk.runs(number), wanted))
     if "g_region" in wanted:
-        _add_regional(found, layers, walk.runs(number))
+        reached = _add_regional(found, layers, walk.runs(number))
         _finish_regional(found, len(walk.states))
+        _complete(found, layers, reached, frozenset({"g_region"}))
     moved = wanted & BLOCKWISE - {"block_index"}
     before = list(walk.states) if moved else []
     walk.step(number)
@@ -115,8 +135,9 @@ def cached_statistics(
 ) -> Statistics:
     """Return statistics from the cache, and measure those that it lacks.
 
-    One safetensors file for each terminal, keyed by everything that determines it: model,
-    token ids, device type, code version. Files are mapped into memory, not read.
+    One safetensors file for each terminal, keyed by everything that determines it: model, token
+    ids, device type, versions of this code, torch and transformers. Files are mapped into memory,
+    not read.
 
     Args:
         folder: Of the cache; made when there is something to write.
@@ -141,7 +162,7 @@ def cached_statistics(
             missing.append(name)
         else:
             _merge(found, {layer: {name: value} for layer, value in known.items()})
-    measured = collect(loaded, blocks, missing)
+    measured = collect(loaded, blocks, missing, notice)
     for name in missing:
         facts = {
             "model": loaded.name,
@@ -225,7 +246,10 @@ class _Flow:
 
 
 def flows(
-    layers: Mapping[str, Layer], runs: Sequence[Callable[[], object]], wanted: frozenset[str]
+    layers: Mapping[str, Layer],
+    runs: Sequence[Callable[[], object]],
+    wanted: frozenset[str],
+    unchosen: set[str] | None = None,
 ) -> Statistics:
     """Sum up what goes into and out of layers while each of `runs` makes them compute a sequence.
 
@@ -233,6 +257,10 @@ def flows(
         layers: Which are watched.
         runs: Each computes one calibration sequence, of the whole model or of a part of it.
         wanted: Terminals of inputs and outputs.
+        unchosen: Is given the names of experts that no token chose.
+
+    Raises:
+        ModelError: A layer is never called.
     """
     found_of: dict[str, _Flow] = {}
     owner: dict[str, str] = {}
@@ -262,14 +290,61 @@ def flows(
         for run in runs:
             last[:] = [None, ""]
             run()
-    # An expert that no token chose has no owner: nothing flowed into it.
-    homes = {name: owner.get(name, name) for name in layers}
-    made = {home: flow(home).statistics(len(runs), wanted) for home in set(homes.values())}
-    found: Statistics = {name: dict(made[home]) for name, home in homes.items()}
+    made = {home: flow(home).statistics(len(runs), wanted) for home in set(owner.values())}
+    found: Statistics = {name: dict(made[owner[name]]) if name in owner else {} for name in layers}
     if "y_norm" in wanted:
-        for name, total in out.items():
-            found[name]["y_norm"] = (total / len(runs)).sqrt().float().reshape(-1, 1)
+        for name in owner:
+            found[name]["y_norm"] = (out[name] / len(runs)).sqrt().float().reshape(-1, 1)
+    _complete(found, layers, owner, wanted & FLOWING, unchosen)
     return found
+
+
+def _complete(
+    found: Statistics,
+    layers: Mapping[str, Layer],
+    reached: Collection[str],
+    names: frozenset[str],
+    unchosen: set[str] | None = None,
+) -> None:
+    """Give experts that no token chose the mean of those of the same parameter that some did.
+
+    Nothing is known of them; at zero they would be dropped whole, or by the number of a column.
+
+    Args:
+        found: Statistics of layers; is completed.
+        layers: Whose they are.
+        reached: Names of the layers that computed something.
+        names: Statistics that each is to have.
+        unchosen: Is given the names of those experts.
+
+    Raises:
+        ModelError: No sibling of a layer computed something either.
+    """
+    known = [name for name in reached if names <= found[name].keys()]
+    siblings: dict[int, list[str]] = {}
+    for name in known:
+        siblings.setdefault(id(layers[name].parameter), []).append(name)
+    means: dict[int, dict[str, Tensor]] = {}
+    for name in layers.keys() - set(known):
+        home = id(layers[name].parameter)
+        if home not in siblings:
+            raise ModelError(
+                f"no calibration token came to {name}, or the model computes it in a way that "
+                "cannot be watched, so there are no statistics of it; ask for more "
+                "--calibration-blocks, choose a metric that reads W alone, or give another model"
+            )
+        if home not in means:
+            means[home] = {n: _mean([found[one][n] for one in siblings[home]]) for n in names}
+        found[name] |= means[home]
+        if unchosen is not None:
+            unchosen.add(name)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    total = values[0].clone()
+    for value in values[1:]:
+        total += value
+    return total / len(values)
 
 
 def _forward(model: PreTrainedModel, block: Tensor) -> None:
@@ -281,6 +356,7 @@ def _gradients(
     layers: Mapping[str, Layer],
     blocks: Tensor,
     wanted: frozenset[str],
+    unchosen: set[str],
 ) -> Statistics:
     """Sum gradients of each sequence's loss, their squares and magnitudes, in float32."""
     found: Statistics = {name: {} for name in layers}
@@ -295,59 +371,82 @@ def _gradients(
         for terminal in wanted & powers.keys():
             _accumulate(found[name], terminal, powers[terminal](gradient))
 
+    reached: set[str] = set()
+
     def see(name: str, x: Tensor, y: Tensor) -> None:
-        seen = x.detach().reshape(-1, x.shape[-1])  # what autograd keeps anyway, no copy
-
-        def add(slope: Tensor) -> None:
-            steep = slope.reshape(-1, slope.shape[-1]).float().square()
-            found[name]["g_token"] += steep.T @ seen.float().square()
-
-        y.register_hook(add)  # type: ignore[no-untyped-call]
+        reached.add(name)
+        if "g_token" in wanted:
+            _add_by_token(found[name]["g_token"], x, y)
 
     with ExitStack() as stack:
         stack.enter_context(gradients_taken(layers, take))
-        if "g_token" in wanted:
-            for name, layer in layers.items():  # an expert that no token chose stays at zero
-                found[name]["g_token"] = torch.zeros_like(layer.weight, dtype=torch.float32)
-            stack.enter_context(watched(layers, see))
+        for name, layer in layers.items() if "g_token" in wanted else ():
+            found[name]["g_token"] = torch.zeros_like(layer.weight, dtype=torch.float32)
+        stack.enter_context(watched(layers, see))
         for block in blocks:
             ids = block.unsqueeze(0).to(model.device)
             model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     for values in found.values():
         for name in {"g_norm", "g_token"} & values.keys():
             values[name].sqrt_()
+    _complete(found, layers, reached, wanted & GRADIENTS, unchosen)
     return found
 
 
-def _regional(model: PreTrainedModel, layers: Mapping[str, Layer], blocks: Tensor) -> Statistics:
+def _add_by_token(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """Add the squared gradient of each token of a layer to `total`, when it is known."""
+    seen = x.detach().reshape(-1, x.shape[-1])  # what autograd keeps anyway, no copy
+
+    def add(slope: Tensor) -> None:
+        steep = slope.reshape(-1, slope.shape[-1]).float().square()
+        total.add_(steep.T @ seen.float().square())
+
+    y.register_hook(add)  # type: ignore[no-untyped-call]
+
+
+def _regional(
+    model: PreTrainedModel, layers: Mapping[str, Layer], blocks: Tensor, unchosen: set[str]
+) -> Statistics:
     """Sum squared gradients of the norm of each decoder layer's output on its dense input."""
     found: Statistics = {name: {} for name in layers}
+    reached: set[str] = set()
     inside = _by_decoder_layer(model, layers)
     for block in blocks:
         walk = Walk(model, block.unsqueeze(0))
         for number, here in enumerate(inside):
-            _add_regional(found, here, walk.runs(number))
+            reached |= _add_regional(found, here, walk.runs(number))
             walk.step(number)
     _finish_regional(found, len(blocks))
+    _complete(found, layers, reached, frozenset({"g_region"}), unchosen)
     return found
 
 
 def _add_regional(
     found: Statistics, layers: Mapping[str, Layer], runs: Iterable[Callable[[], Tensor]]
-) -> None:
-    """Add the squared gradients of the norm of what each of `runs` makes."""
+) -> set[str]:
+    """Add the squared gradients of the norm of what each of `runs` makes.
+
+    Returns:
+        The names of the layers that computed something.
+    """
+    reached: set[str] = set()
 
     def take(name: str, gradient: Tensor) -> None:
         _accumulate(found[name], "g_region", gradient.square())
 
-    with gradients_taken(layers, take):
+    def see(name: str, *_: Tensor) -> None:
+        reached.add(name)
+
+    with gradients_taken(layers, take), watched(layers, see):
         for run in runs:
             torch.linalg.vector_norm(run().float()).backward()
+    return reached
 
 
 def _finish_regional(found: Statistics, sequences: int) -> None:
     for values in found.values():
-        values["g_region"].div_(sequences).sqrt_()
+        if "g_region" in values:
+            values["g_region"].div_(sequences).sqrt_()
 
 
 def _blockwise(
@@ -509,6 +608,8 @@ def _cache_key(loaded: LoadedModel, blocks: Tensor, name: str) -> str:
             "shape": list(blocks.shape),
             "terminal": name,
             "device": loaded.model.device.type,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
         }
     )
 

@@ -248,6 +248,21 @@ def test_another_build_is_told_and_its_values_are_compared(results: Path, run: R
     assert "meanings 0, here" in note
 
 
+def test_rows_from_before_an_entry_of_the_build_are_compared(results: Path, run: Run) -> None:
+    """Rows of results/ say nothing of transformers; they stay, and are measured."""
+
+    def change(row: ReportRow) -> Mapping[str, Any]:
+        left = {name: value for name, value in row.protocol.items() if name != "transformers"}
+        assert left != row.protocol
+        return {"protocol": {**left, "version": 1}}
+
+    forge(results, change)
+    said = run("leaderboard", "--verify", f"{table(results)}/wanda", "--results", results, "--json")
+    assert (said.code, verdicts(said.json)) == (0, {"wanda": "same"})
+    (note,) = said.json["notes"]
+    assert "transformers none, here" in note
+
+
 @pytest.mark.parametrize(
     ("entry", "value"), [("calibration_blocks", 3), ("ties", "highest first"), ("skipped", ["a"])]
 )

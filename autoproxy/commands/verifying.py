@@ -22,7 +22,7 @@ from autoproxy.ledger.archive import from_lines
 TOLERANCE = 1e-3
 """Relative difference that another machine or build of torch may make."""
 
-BUILD = ("torch", "device", "version", "meanings", "definitions")
+BUILD = ("torch", "transformers", "device", "version", "meanings", "definitions")
 """Entries of a protocol that say what measured; all others say what was measured."""
 
 SAME, CLOSE, DIFFERS, OPEN = "same", "within tolerance", "differs", "not verified"

@@ -19,6 +19,8 @@ COMMON = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+NO_ENDS = {"vocab_size": VOCABULARY_SIZE, "bos_token_id": None, "eos_token_id": None}
+GPT = {**NO_ENDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 GROUPED = {**COMMON, "num_key_value_heads": 2}
 HEADS = {**GROUPED, "head_dim": 8}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -35,11 +37,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "OPTConfig",
         {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1},
     ),
-    "gpt2": (
-        "GPT2Config",
-        {"vocab_size": VOCABULARY_SIZE, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-        | {"bos_token_id": None, "eos_token_id": None},
-    ),
+    "gpt2": ("GPT2Config", GPT),
     "gpt-neox": ("GPTNeoXConfig", COMMON),
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}),
     "qwen2-moe": (
@@ -47,6 +45,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 24},
     ),
     "qwen3-moe": ("Qwen3MoeConfig", {**HEADS, **EXPERTS}),
+    # What each token gives to each layer, and keys and values that later layers share.
+    "gemma4": (
+        "Gemma4TextConfig",
+        {**HEADS, "global_head_dim": 8, "num_hidden_layers": 4, "num_kv_shared_layers": 2}
+        | {"vocab_size_per_layer_input": VOCABULARY_SIZE, "hidden_size_per_layer_input": 8}
+        | {"layer_types": ["sliding_attention", "full_attention"] * 2},
+    ),
+    # Their models take the first of what a decoder layer returns.
+    "falcon": ("FalconConfig", {**COMMON, "ffn_hidden_size": 48}),
+    "gpt-j": ("GPTJConfig", {**GPT, "n_inner": 48, "rotary_dim": 4}),
+    "bloom": ("BloomConfig", {**NO_ENDS, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
 }
 
 

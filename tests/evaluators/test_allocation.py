@@ -47,13 +47,21 @@ def test_balanced_keeps_the_mean_the_range_and_the_order(
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), SHARES)
 def test_owl_is_its_formula(outliers: list[float], sparsity: Fraction) -> None:
     """density_l = r_l - mean(r) + (1 - p), r_l = 2 lambda (d_l - min) / (max - min)."""
-    shares = owl(outliers, sparsity)
+    shares = owl(outliers, [7] * len(outliers), sparsity)
     d = np.array(outliers)
     spread = d.max() - d.min()
     r = 2 * 0.08 * (d - d.min()) / spread if spread else np.zeros(len(d))
     density = r - r.mean() + 1 - float(sparsity)
     if (density > 0.01).all() and (density < 1).all():
         np.testing.assert_allclose([1 - float(s) for s in shares], density, atol=1e-6)
+
+
+def test_owl_keeps_the_sparsity_where_decoder_layers_differ_in_size() -> None:
+    sizes, sparsity = [100, 100, 900], Fraction(1, 2)
+    shares = owl([0.01, 0.02, 0.05], sizes, sparsity)
+    dropped = sum(float(share) * size for share, size in zip(shares, sizes, strict=True))
+    assert dropped / sum(sizes) == pytest.approx(0.5, abs=1e-6)
+    assert float(shares[0] - shares[2]) == pytest.approx(2 * 0.08, abs=1e-6)  # its spread stays
 
 
 def test_the_share_of_outliers_counts_over_all_matrices_of_a_layer() -> None:

@@ -1,5 +1,7 @@
 """Masks: exact counts, the tie rule and every pattern, against a sort written with loops."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -488,3 +490,15 @@ def test_blocks_of_columns_must_divide() -> None:
     check_fits(half, "columns:4", {"a": torch.zeros(2, 8)})
     with pytest.raises(ConfigError, match=r"group columns:3 needs inputs that 3 divides.*a has 8"):
         check_fits(half, "columns:3", {"a": torch.zeros(2, 8)})
+
+
+def test_a_place_that_cannot_be_written_is_no_reason_not_to_start() -> None:
+    """Numba finds no folder for what it compiles; a process of its own, since it is asked once."""
+    code = """
+import numba.core.caching
+numba.core.caching.CacheImpl._locator_classes = []
+import numpy
+from evaluators import kernels
+assert kernels.AVAILABLE and kernels.all_finite(numpy.ones(3, numpy.float32))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,16 +1,17 @@
 """Loading models: what is found in them, their digest, and words for people when they fail."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from autoproxy.errors import ConfigError, ModelError
 from evaluators.layers import decoder_layers, prunable, weights_of
-from evaluators.models import load_model
+from evaluators.models import LoadedModel, load_model
 from tests.evaluators.tiny import edit_json, state, tiny_folder, tiny_model, tiny_tokenizer
 
 KINDS = (
@@ -48,6 +49,13 @@ def test_a_folder_loads_ready_to_be_measured(saved: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert loaded.tokenizer.decode(loaded.tokenizer.encode("Ab é")) == "Ab é"
     assert state(loaded.model) == state(tiny_model())
+
+
+@pytest.mark.parametrize(("said", "longest"), [({}, sys.maxsize), ({"seq_length": 2048}, 2048)])
+def test_a_model_may_have_no_longest_sequence(said: dict[str, int], longest: int) -> None:
+    model = BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=4, n_layer=1, n_head=1, **said))
+    loaded = LoadedModel(model, None, "tiny", "0" * 32, "bloom")
+    assert loaded.max_length == longest
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -124,3 +124,15 @@ def test_parts_of_one_value_are_one_under_every_condition(tmp_path: Path) -> Non
         e.values([parse("x_norm"), parse("W")]) for e in (evaluator.conditions[0], evaluator)
     )
     assert alone != whole
+
+
+@pytest.mark.parametrize("role", ["validation", "calibration"])
+def test_a_search_is_not_scored_on_the_report_text_of_another_condition(
+    tmp_path: Path, role: str
+) -> None:
+    texts = tiny_options(tmp_path)
+    report, own = texts["text"][0], texts[role][0]
+    words = rf"condition 1's report text .* and the condition 2's {role} text .* overlap"
+    with pytest.raises(ConfigError, match=words):
+        several(tmp_path, f"text={report}", f"{role}={report} text={own} sparsity=0.4")
+    several(tmp_path, "sparsity=0.5", "sparsity=0.4")  # the same texts in both are as ever

@@ -390,6 +390,7 @@ def test_the_folder_is_smaller_plain_and_worth_what_was_measured(
     for name, bits in masks.items():
         assert keep[name].tolist() == [np.unpackbits(bits)[:size].astype(bool).tolist()]
     assert len(keep) == len(masks)
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1  # all who may read, may all
 
 
 def test_the_command_of_the_recipe_writes_the_same_again(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from autoproxy.errors import StorageError
+from autoproxy.errors import ModelError, StorageError
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import statistics as module
@@ -80,9 +80,9 @@ def flow_oracle(model: PreTrainedModel, blocks: Tensor) -> Statistics:
         y = np.concatenate([seen[0].reshape(-1, layer.out_features) for _, seen in pairs(layer)])
         moments = torch.from_numpy(2.0 / SEQUENCES * (x.T @ x))
         h = moments.clone()
-        dead = h.diagonal() == 0
-        h += 0.01 * h.diagonal().mean() * torch.eye(len(h))
-        h[dead, dead] = 1.0
+        # Dead inputs have the damping alone, and 1 where there is none: SparseGPT's 1 among small
+        # entries would make OBS keep what it sets to zero at once.
+        h += (0.01 * float(h.diagonal().mean()) or 1.0) * torch.eye(len(h))
         rows = {
             "x_norm": np.sqrt((x**2).sum(axis=0) / SEQUENCES),
             "x_mean": x.mean(axis=0),
@@ -281,13 +281,26 @@ def test_shapes_are_those_of_the_kinds(measured: tuple[PreTrainedModel, Statisti
             assert not VOCABULARY[name].nonnegative or bool((value >= 0).all())
 
 
-def test_dead_inputs_count_as_one() -> None:
+def test_dead_inputs_are_the_first_to_go() -> None:
+    """Their weights have no effect, so OBS, W^2 / h_inv, must rate them below all others."""
     model = model_of("dead")
+    for layer in model.model.layers:  # so that a 1 in H would be large
+        layer.mlp.up_proj.weight.mul_(1e-3)
     found = collect(loaded_of(model), some_blocks(), ["h_inv", "u_diag", "x_norm"])
-    values = found["model.layers.0.mlp.down_proj"]
-    assert values["x_norm"][0, [0, 2]].tolist() == [0.0, 0.0]
-    assert values["h_inv"][0, [0, 2]].tolist() == [1.0, 1.0]
-    assert values["u_diag"][0, [0, 2]].tolist() == [1.0, 1.0]
+    for number in range(2):
+        values = found[f"model.layers.{number}.mlp.down_proj"]
+        dead = torch.tensor([0, 2])
+        assert values["x_norm"][0, dead].tolist() == [0.0, 0.0]
+        for name in ("h_inv", "u_diag"):
+            alive = values[name][0].clone().index_fill_(0, dead, 0.0)
+            assert bool((values[name][0, dead] > alive.max()).all()), name
+
+
+def test_inputs_that_are_all_dead_count_as_one() -> None:
+    flow = module._Flow(3, torch.device("cpu"), second_moments=True)
+    flow.add(torch.zeros(5, 3))
+    for name in ("h_inv", "u_diag"):
+        assert flow.statistics(1, frozenset({name}))[name].tolist() == [[1.0, 1.0, 1.0]]
 
 
 def test_variance_survives_a_large_mean() -> None:
@@ -388,6 +401,16 @@ def test_collecting_twice_gives_the_same_bits() -> None:
     )
 
 
+def test_a_layer_that_is_never_called_is_said_in_words() -> None:
+    """Nothing is known of it: at zero, a metric would drop it whole."""
+    model = tiny_model()
+    model.model.layers[1].mlp.add_module("spare", nn.Linear(16, 8))
+    for name in ("x_norm", "g_norm", "g_token", "g_region"):
+        with pytest.raises(ModelError, match=r"no calibration token came to .*spare.*W alone"):
+            collect(loaded_of(model), some_blocks(), [name])
+    assert hook_count(model) == 0
+
+
 def test_noise_belongs_to_a_layer_and_a_seed() -> None:
     shape = torch.Size((40, 50))
     first = noise("a", shape, 0)
@@ -414,9 +437,9 @@ class Cache:
         self.notices: list[str] = []
         monkeypatch.setattr(module, "collect", self._collect)
 
-    def _collect(self, loaded: LoadedModel, blocks: Tensor, names: Any) -> Statistics:
+    def _collect(self, loaded: LoadedModel, blocks: Tensor, names: Any, notice: Any) -> Statistics:
         self.measured.append(sorted(names))
-        return collect(loaded, blocks, names)
+        return collect(loaded, blocks, names, notice)
 
     def __call__(self, *names: str, blocks: Tensor | None = None) -> Statistics:
         chosen = some_blocks() if blocks is None else blocks
@@ -462,7 +485,7 @@ def test_only_what_lacks_is_measured(cache: Cache) -> None:
     assert same(found, collect(cache.loaded, some_blocks(), ["x_norm", "g"]))
 
 
-@pytest.mark.parametrize("change", ["tokens", "shape", "model", "version"])
+@pytest.mark.parametrize("change", ["tokens", "shape", "model", "version", "torch", "transformers"])
 def test_what_determines_a_statistic_is_in_the_key(
     cache: Cache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,8 +498,10 @@ def test_what_determines_a_statistic_is_in_the_key(
         blocks = blocks.reshape(2 * SEQUENCES, -1)
     elif change == "model":
         cache.loaded = loaded_of(tiny_model(seed=1), sha256="1" * 32)
-    else:
+    elif change == "version":
         monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    else:
+        monkeypatch.setattr(f"{change}.__version__", "0.0")
     found = cache("x_norm", blocks=blocks)
     assert cache.take_measured() == ["x_norm"]
     assert same(found, collect(cache.loaded, blocks, ["x_norm"]))

@@ -28,7 +28,7 @@ def last_hidden(model: PreTrainedModel, block: Tensor) -> Tensor:
 def test_a_walk_to_the_end_is_the_model(model: PreTrainedModel) -> None:
     before = state(model)
     walk = Walk(model, blocks())
-    for number in range(2):
+    for number in range(model.config.get_text_config().num_hidden_layers):
         walk.step(number)
     for block, ours in zip(blocks(), walk.leave(), strict=True):
         assert torch.equal(ours, last_hidden(model, block))
@@ -56,3 +56,23 @@ def test_the_model_is_whole_after_an_error(model: PreTrainedModel) -> None:
     with pytest.raises(IndexError):
         Walk(model, torch.full((1, 4), 10_000))  # no such token
     assert torch.equal(last_hidden(model, blocks()[0]), right)
+
+
+def test_what_is_the_same_for_all_blocks_is_held_once() -> None:
+    """Masks and positions of many blocks would need more memory than their states."""
+    walk = Walk(model_of_family("llama"), blocks())
+    held = [calls[0].kwargs["position_embeddings"] for calls in walk._calls]
+    assert len(held) == 3
+    assert all(ours is first for pair in held for ours, first in zip(pair, held[0], strict=True))
+
+
+def test_a_token_s_own_part_in_a_layer_is_its_block_s() -> None:
+    """Gemma 4 gives each layer what belongs to the tokens: those of the last block went to all."""
+    model = model_of_family("gemma4")
+    walk = Walk(model, blocks())
+    for block, run in zip(blocks(), walk.runs(0), strict=True):
+        with torch.no_grad():
+            whole = model.base_model(
+                input_ids=block[None], use_cache=False, output_hidden_states=True
+            )
+        torch.testing.assert_close(run(), whole.hidden_states[1])
