@@ -52,6 +52,7 @@ from evaluators.proxies import score as score_by_name
 from evaluators.scoring import Gathering, Reader, Scorer, one_thread
 
 Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
@@ -73,7 +74,10 @@ USUAL = {
 
 REFERENCES: Mapping[str, str] = {
     "lexicographic": "trivial: depth, then width, then parameters",
-    "ridge": "a quadratic ridge regression on the configuration, fitted to all labels seen",
+    "ridge": (
+        "a quadratic ridge regression on the configuration, fitted to the labels that a search "
+        "saw; in `rank` to those of other networks, fold by fold"
+    ),
 }
 """Predictions that are no formula of a network's tensors; every result stands beside them."""
 
@@ -545,23 +549,33 @@ class PredictionEvaluator:
             return None
         return math.copysign(1.0, self._agreement(known, self.search)) * asked
 
-    def _reference(self, name: str, places: Indices) -> Vector:
-        """Return what depth, width and size alone say, or a regression on all labels seen."""
-        table = np.array(
+    @cached_property
+    def _table(self) -> Matrix:
+        """What is known of each configuration; depth, width and size are the first columns."""
+        return np.array(
             [
                 self._columns(a, params)
                 for a, params in zip(self.benchmark.architectures, self._params, strict=True)
             ]
         )
-        if name == "lexicographic":
-            return correlation.lexicographic(list(table[places][:, :3].T))
-        seen = np.concatenate([self.search, self.validation])
-        return correlation.ridge(table[seen], self.quality[seen], table[places])
 
-    def _reference_or_reason(self, name: str, places: Indices) -> Vector | Failed:
+    def _reference(self, name: str, places: Indices) -> Vector:
+        """Return what depth, width and size alone say, or a regression on all labels seen."""
+        if name == "lexicographic":
+            return correlation.lexicographic(list(self._table[places][:, :3].T))
+        seen = np.concatenate([self.search, self.validation])
+        return correlation.ridge(self._table[seen], self.quality[seen], self._table[places])
+
+    def _reference_of_all(self, name: str) -> Vector | Failed:
+        """Return a reference for all networks; none is predicted by a fit to its own label."""
+        if name == "lexicographic":
+            return self._reference(name, np.arange(len(self.quality)))
+        networks = [a.network for a in self.benchmark.architectures]
         try:
-            return self._reference(name, places)
-        except (ConfigError, EvaluationError) as error:  # too few networks to learn from
+            return correlation.cross_fitted(
+                self._table, self.quality, networks, seed=self.config.seed
+            )
+        except EvaluationError as error:  # too few networks to learn from
             return Failed(str(error))
 
     @cached_property
@@ -651,9 +665,9 @@ class PredictionEvaluator:
 
     def _ranked_method(self, name: str) -> dict[str, Any]:
         """Return what one of `methods` says of all networks; see `rank`."""
-        everyone = np.arange(len(self.quality))
         if name in REFERENCES:
-            return self._ranked(name, None, 1, self._reference_or_reason(name, everyone))
+            return self._ranked(name, None, 1, self._reference_of_all(name))
+        everyone = np.arange(len(self.quality))
         return self._ranked(name, None, NAMED[name].sign, self._called(name, everyone))
 
     def _ranked(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -282,6 +283,29 @@ def test_the_ridge_is_fitted_to_labels_that_were_seen(evaluator: PredictionEvalu
     found = evaluator.oriented("ridge", evaluator.unseen)
     assert found is not None
     assert stats.kendalltau(found, evaluator.quality[evaluator.unseen]).statistic > 0.5
+
+
+def ranked(path: Path, *names: str, **options: Any) -> dict[str, dict[str, Any]]:
+    """Return what `rank` says of methods, by name."""
+    asked = {"table": str(path), "sequences": 1, "tokens": 8, "resamples": 100, **options}
+    found = PredictionEvaluator.rank(
+        asked, dict.fromkeys(names, (None, 1)), cache=path.parent / "cache"
+    )
+    return {row["name"]: row for row in found["proxies"]}
+
+
+def test_rank_never_shows_a_ridge_its_own_label(tmp_path: Path) -> None:
+    """Neither the label of a network, nor that of its twin, moves the network's score."""
+    rows = [{**row, "loss": str(3 + np.sin(n * n))} for n, row in enumerate(starter_rows(20))]
+    rows.append({**rows[4], "id": "twin", "loss": "3.3"})
+    before = ranked(write(tmp_path / "before.csv", rows), "ridge")["ridge"]
+    other = changed(rows, 4, loss="9")
+    after = ranked(write(tmp_path / "after.csv", other), "ridge")["ridge"]
+    scores, others = ({o["id"]: o["score"] for o in r["order"]} for r in (before, after))
+    assert scores["t04"] == scores["twin"]
+    assert others["t04"] == pytest.approx(scores["t04"], rel=1e-9)
+    assert others["twin"] == pytest.approx(scores["twin"], rel=1e-9)
+    assert others != pytest.approx(scores)
 
 
 def test_other_draws_are_other_weights(evaluator: PredictionEvaluator) -> None:
