@@ -120,7 +120,8 @@ class PredictionConfig:
         tokens: In a sequence.
         rows: Outputs of a layer that are kept at most, see `Gathering`; None for what suits the
             benchmark, 0 for all.
-        draw: Seed of initial weights and of the batch.
+        draw: Seed of initial weights and of the batch that a search sees; reports have this one
+            and those that follow. The sign of a formula is that of this draw in all of them.
         control: `noise` or None, see `Gathering`.
         device: `cpu`, `cuda`, ...
         resamples: Of the bootstrap.
@@ -213,6 +214,7 @@ class PredictionEvaluator:
         self._cache = cache
         self._wanted = frozenset[str]()
         self._scorers: dict[int, Scorer] = {}
+        self._signs: dict[Expression | str, float | None] = {}
         self._usual = USUAL[config.benchmark]
         self.quality = np.array([a.quality for a in self.benchmark.architectures])
         self.strata = [self.benchmark.strata(a) for a in self.benchmark.architectures]
@@ -301,6 +303,11 @@ class PredictionEvaluator:
     def conditions(self) -> tuple[Self, ...]:
         """What the report is made of: this one condition."""
         return (self,)
+
+    @property
+    def first_seed(self) -> int:
+        """The first draw of its reports: the one that the search saw; `seed` is of the split."""
+        return self.config.draw
 
     def scorer(self, draw: int | None = None) -> Scorer:
         """Return what scores networks with the initial weights and the batch of a seed."""
@@ -436,15 +443,16 @@ class PredictionEvaluator:
         scores = self._scores(expression, places)
         if isinstance(scores, Failed):
             return (math.inf,)
-        oriented = self._orientation(expression) * scores
+        oriented = (self._sign(expression) or 1.0) * scores
         return tuple(self.jury(places).losses(oriented, self.objective_name).tolist())
 
     def report_protocol(self) -> dict[str, Any]:
-        """Return everything that determines a reported value but the draw."""
+        """Return everything that determines a reported value but the draw, the sign's apart."""
         first, second = COLUMNS[::-1] if self.objective_name == "within" else COLUMNS
         return {
             **self.protocol(),
             "draw": None,
+            "sign_draw": self.config.draw,
             "columns": [column.to_json() for column in (first, second, *FURTHER)],
             "resamples": self.config.resamples,
             "reported": len(self.unseen),
@@ -464,6 +472,7 @@ class PredictionEvaluator:
             "limit": protocol["architectures"],
             "rows": protocol["rows"] or 0,
             "seed": protocol["split"],
+            "draw": protocol.get("sign_draw", 0),
         }
 
     def dense(self) -> None:
@@ -488,8 +497,9 @@ class PredictionEvaluator:
         needed = _gathered(frozenset[str]().union(*(f.terminals() for f in formulas)))
         if not needed <= self._wanted:  # a report may come without a search before it
             self.prepare(self._wanted | needed)
+        self.scorer().scores(formulas, both)  # one pass for all; kept until they are asked
         for seed in seeds:
-            self.scorer(seed).scores(formulas, both)  # one pass for all; kept until they are asked
+            self.scorer(seed).scores(formulas, self.unseen.tolist())
             for index, candidate in enumerate(candidates):
                 scores = self.oriented(candidate, self.unseen, seed)
                 values = jury.judge(np.zeros(len(self.unseen)) if scores is None else scores)
@@ -533,21 +543,35 @@ class PredictionEvaluator:
     def oriented(
         self, candidate: Expression | str, places: Indices, draw: int | None = None
     ) -> Vector | None:
-        """Return scores of networks, large where good by the labels of the search; None: none."""
+        """Return scores of networks, large where good by the labels of the search; None: none.
+
+        Whatever the draw, the sign is the one that the search saw, at the draw of the options: a
+        formula is one prediction, and not another for each draw.
+        """
         if candidate in REFERENCES:
             return self._reference(str(candidate), places)
-        both = np.concatenate([self.search, places])
-        scores = (
-            self._called(candidate, both, draw)
-            if isinstance(candidate, str)
-            else self._scores(candidate, both, draw)
-        )
-        if isinstance(scores, Failed):
-            return None
-        known, asked = scores[: len(self.search)], scores[len(self.search) :]
-        if len(set(known)) < 2:
-            return None
-        return math.copysign(1.0, self._agreement(known, self.search)) * asked
+        scores, sign = self._asked(candidate, places, draw), self._sign(candidate)
+        return None if sign is None or isinstance(scores, Failed) else sign * scores
+
+    def _asked(
+        self, candidate: Expression | str, places: Indices, draw: int | None = None
+    ) -> Vector | Failed:
+        if isinstance(candidate, str):
+            return self._called(candidate, places, draw)
+        return self._scores(candidate, places, draw)
+
+    def _sign(self, candidate: Expression | str) -> float | None:
+        """Return 1 where large scores are good on the labels of the search, -1 where small ones.
+
+        None where a network has no score, or all have the same.
+        """
+        if candidate not in self._signs:
+            scores = self._asked(candidate, self.search)
+            ordered = not isinstance(scores, Failed) and len(set(scores)) > 1
+            self._signs[candidate] = (
+                math.copysign(1.0, self._agreement(scores, self.search)) if ordered else None
+            )
+        return self._signs[candidate]
 
     @cached_property
     def _table(self) -> Matrix:
@@ -736,13 +760,6 @@ class PredictionEvaluator:
         if isinstance(found, Failed):
             return found
         return np.asarray(found, dtype=np.float64)
-
-    def _orientation(self, expression: Expression) -> float:
-        """Return 1 where large scores are good on the labels of the search, else -1."""
-        scores = self._scores(expression, self.search)
-        if isinstance(scores, Failed):
-            return 1.0
-        return math.copysign(1.0, self._agreement(scores, self.search))
 
     def _agreement(self, scores: Vector, places: Indices) -> float:
         """Return the objective of scores at places, signed."""

@@ -212,6 +212,21 @@ def test_a_search_finds_a_prediction(searched: Path) -> None:
     assert (searched / "leaderboard.md").exists()
 
 
+def test_report_and_paired_tests_are_of_the_draw_that_the_search_saw(searched: Path) -> None:
+    """The seed of the run, 2, is of the split; it is no draw of weights."""
+    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    (report,) = summary["reports"]
+    assert report["protocol"]["split"] == 2
+    rows = [json.loads(line) for line in (searched / "reports.jsonl").read_text().splitlines()]
+    assert {row["seed"] for row in rows if "seed" in row} == {0}
+    entries = {entry["name"]: entry for entry in report["entries"]}
+    compared = {n: c for n, c in summary["comparisons"].items() if n in entries}
+    assert len(compared) > 3
+    for name, found in compared.items():
+        gap = entries["tiny-run"]["within"] - entries[name]["within"]
+        assert found["difference"] == pytest.approx(gap, abs=1e-9)
+
+
 def test_the_same_search_again_is_the_same_to_the_bit(
     table: Path, searched: Path, run: Run, tmp_path: Path
 ) -> None:

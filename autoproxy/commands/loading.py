@@ -249,6 +249,15 @@ def references(provider: Evaluator) -> Sequence[str]:
     return tuple(getattr(provider, "references", ()))
 
 
+def first_seed(provider: Evaluator, seed: int) -> int:
+    """Return the first seed of the reports of an evaluator: its own, or else that of the run.
+
+    A seed of a report is of the calibration draw; an evaluator whose `seed` is of something else,
+    such as a split, says by `first_seed` which draw its searches see.
+    """
+    return int(getattr(provider, "first_seed", seed))
+
+
 def able(name: str, method: str, unable: str) -> Any:
     """Return the evaluator called `name`, as a kind that has a method which not every kind has.
 

@@ -352,7 +352,7 @@ class _Run:
         named = [*handmade, Named("discovered", self._name, winner.expression)]
         if rival is not None:
             named.append(Named("random-search", self._name + RANDOM_SUFFIX, rival.expression))
-        first = self._plan.search.seed
+        first = loading.first_seed(self._evaluator, self._plan.search.seed)
         seeds = range(first, first + self._plan.report_seeds)
         return [
             Reporter(self._ledger, condition, self._name, self._show).report(named, seeds)

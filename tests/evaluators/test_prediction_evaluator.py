@@ -177,6 +177,24 @@ def test_the_sign_is_that_of_the_search(make: Make) -> None:
         assert row["networks"] == len(turned.unseen)
 
 
+def test_the_sign_is_of_the_draw_that_the_search_saw(make: Make) -> None:
+    """Weights drawn anew may order the labels the other way; a formula's sign stays."""
+    evaluator = make(objective="tau", draw=1)
+    formula, turned = parse("layers_mean(all_mean(W))"), 0
+    raw = {
+        draw: np.asarray(evaluator.scorer(draw).scores([formula], range(24))[0])
+        for draw in range(5)
+    }
+    known = evaluator.search
+    taus = {d: stats.kendalltau(s[known], evaluator.quality[known])[0] for d, s in raw.items()}
+    for draw, scores in raw.items():
+        found = evaluator.oriented(formula, evaluator.unseen, draw)
+        assert found is not None
+        assert found.tolist() == (np.sign(taus[1]) * scores[evaluator.unseen]).tolist()
+        turned += bool(taus[draw] * taus[1] < 0)
+    assert turned  # or a sign of each draw's own would pass
+
+
 # --- values -----------------------------------------------------------------------------------
 
 
