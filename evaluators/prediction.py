@@ -214,7 +214,7 @@ class PredictionEvaluator:
         self._cache = cache
         self._wanted = frozenset[str]()
         self._scorers: dict[int, Scorer] = {}
-        self._signs: dict[Expression | str, float | None] = {}
+        self._signs: dict[Expression | str, float | Failed] = {}
         self._usual = USUAL[config.benchmark]
         self.quality = np.array([a.quality for a in self.benchmark.architectures])
         self.strata = [self.benchmark.strata(a) for a in self.benchmark.architectures]
@@ -443,8 +443,10 @@ class PredictionEvaluator:
         scores = self._scores(expression, places)
         if isinstance(scores, Failed):
             return (math.inf,)
-        oriented = (self._sign(expression) or 1.0) * scores
-        return tuple(self.jury(places).losses(oriented, self.objective_name).tolist())
+        sign = self._sign(expression)
+        if isinstance(sign, Failed):
+            return (math.inf,)
+        return tuple(self.jury(places).losses(sign * scores, self.objective_name).tolist())
 
     def report_protocol(self) -> dict[str, Any]:
         """Return everything that determines a reported value but the draw, the sign's apart."""
@@ -488,8 +490,8 @@ class PredictionEvaluator:
             seeds: Of initial weights and of the batch.
 
         Yields:
-            `seed`, `index` and what `Jury.judge` says, less what is undefined. A candidate without
-            a score for every network is worth what no order is: 0.
+            `seed`, `index` and what `Jury.judge` says, less what is undefined; instead of it the
+            `reason` where a candidate gives these networks no order: no score is no number.
         """
         jury = self.jury(self.unseen)
         formulas = [c for c in candidates if not isinstance(c, str)]
@@ -501,10 +503,16 @@ class PredictionEvaluator:
         for seed in seeds:
             self.scorer(seed).scores(formulas, self.unseen.tolist())
             for index, candidate in enumerate(candidates):
-                scores = self.oriented(candidate, self.unseen, seed)
-                values = jury.judge(np.zeros(len(self.unseen)) if scores is None else scores)
-                known = {name: value for name, value in values.items() if value is not None}
-                yield {"seed": seed, "index": index, "tau": 0.0, "within": 0.0, **known}
+                scores = self._oriented(candidate, self.unseen, seed)
+                yield {"seed": seed, "index": index, **self._judged(jury, scores)}
+
+    def _judged(self, jury: Jury, scores: Vector | Failed) -> dict[str, Any]:
+        """Return what the order of scores is worth, less what is undefined; or the `reason`."""
+        if isinstance(scores, Failed):
+            return {"reason": scores.reason}
+        if len(set(scores)) < 2:
+            return {"reason": "it gives every network of the report the same score"}
+        return {name: value for name, value in jury.judge(scores).items() if value is not None}
 
     def illustrate(
         self, expression: Expression, others: Mapping[str, Expression | str]
@@ -548,10 +556,23 @@ class PredictionEvaluator:
         Whatever the draw, the sign is the one that the search saw, at the draw of the options: a
         formula is one prediction, and not another for each draw.
         """
+        found = self._oriented(candidate, places, draw)
+        return None if isinstance(found, Failed) else found
+
+    def _oriented(
+        self, candidate: Expression | str, places: Indices, draw: int | None = None
+    ) -> Vector | Failed:
+        """Return what `oriented` does, or why there are no scores."""
         if candidate in REFERENCES:
-            return self._reference(str(candidate), places)
-        scores, sign = self._asked(candidate, places, draw), self._sign(candidate)
-        return None if sign is None or isinstance(scores, Failed) else sign * scores
+            try:
+                return self._reference(str(candidate), places)
+            except EvaluationError as error:  # such as a configuration that is always the same
+                return Failed(str(error))
+        sign = self._sign(candidate)
+        if isinstance(sign, Failed):
+            return sign
+        scores = self._asked(candidate, places, draw)
+        return scores if isinstance(scores, Failed) else sign * scores
 
     def _asked(
         self, candidate: Expression | str, places: Indices, draw: int | None = None
@@ -560,18 +581,17 @@ class PredictionEvaluator:
             return self._called(candidate, places, draw)
         return self._scores(candidate, places, draw)
 
-    def _sign(self, candidate: Expression | str) -> float | None:
-        """Return 1 where large scores are good on the labels of the search, -1 where small ones.
-
-        None where a network has no score, or all have the same.
-        """
+    def _sign(self, candidate: Expression | str) -> float | Failed:
+        """Return 1 where large scores are good on the labels of the search, -1 where small."""
         if candidate not in self._signs:
             scores = self._asked(candidate, self.search)
-            ordered = not isinstance(scores, Failed) and len(set(scores)) > 1
-            self._signs[candidate] = (
-                math.copysign(1.0, self._agreement(scores, self.search)) if ordered else None
-            )
+            self._signs[candidate] = scores if isinstance(scores, Failed) else self._sign_of(scores)
         return self._signs[candidate]
+
+    def _sign_of(self, scores: Vector) -> float | Failed:
+        if len(set(scores)) < 2:
+            return Failed("it gives every network whose quality the search sees the same score")
+        return math.copysign(1.0, self._agreement(scores, self.search))
 
     @cached_property
     def _table(self) -> Matrix:
@@ -624,7 +644,9 @@ class PredictionEvaluator:
         found = {name: self.oriented(other, self.unseen) for name, other in others.items()}
         jury = self.jury(self.unseen)
         rivals = {name: s for name, s in found.items() if s is not None and len(set(s)) > 1}
-        return {} if scores is None else jury.compare(scores, rivals, self.objective_name)
+        if scores is None or len(set(scores)) < 2:
+            return {}
+        return jury.compare(scores, rivals, self.objective_name)
 
     @staticmethod
     def collector_source(names: Iterable[str]) -> str:

@@ -227,6 +227,31 @@ def test_report_and_paired_tests_are_of_the_draw_that_the_search_saw(searched: P
         assert found["difference"] == pytest.approx(gap, abs=1e-9)
 
 
+def test_a_proxy_without_an_order_has_no_row_but_a_reason(searched: Path) -> None:
+    """No layer here has the 128 outputs that head importance counts: all scores are 0."""
+    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    (report,) = summary["reports"]
+    assert "the same score" in report["reasons"]["head_importance"]
+    assert "head_importance" not in {entry["name"] for entry in report["entries"]}
+    assert "head_importance" not in (searched / "reports.jsonl").read_text(encoding="utf-8")
+
+
+def test_what_has_no_order_is_worth_nothing_that_could_be_told(
+    table: Path, run: Run, tmp_path: Path
+) -> None:
+    words = [
+        "evaluate",
+        "--evaluator",
+        "prediction",
+        "--space",
+        "prediction",
+        "--results",
+        tmp_path,
+    ]
+    words += ["--metric", "minimum(n_layers, 1)"]
+    refused(run(*words), "has no value: it gives every network", "the same score")
+
+
 def test_the_same_search_again_is_the_same_to_the_bit(
     table: Path, searched: Path, run: Run, tmp_path: Path
 ) -> None:

@@ -84,6 +84,8 @@ def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any
         reporter = Reporter(ledger, condition, None, lambda _: None)
         seed = loading.first_seed(opened, int(order.options["seed"]))
         rows = reporter.report([named], [seed])
+        if named.name in reporter.reasons:
+            raise ConfigError(f"{named.name} has no value: {reporter.reasons[named.name]}")
         row = rows[-1]
         dense = rows[0].values if rows[0].role == "dense" else {}
         ranking = columns_of(row.protocol)[0].name

@@ -40,7 +40,8 @@ class Condition(Protocol):
 
         A candidate is an expression, or the name of a method of the evaluator's own. Values go by
         the names of the columns, and of the ends of their intervals where there are any; all but
-        the first may be left out, where they are undefined.
+        the first may be left out, where they are undefined. A candidate that has no value comes
+        with a `reason`, in words, instead.
         """
         ...
 

@@ -297,6 +297,10 @@ def _reported(
         start = done
         try:
             for values in condition.report(candidates[start:], [seed]):
+                if "reason" in values:
+                    yield start + values["index"], str(values["reason"])
+                    done += 1
+                    continue
                 found = {n: float(v) for n, v in values.items() if n not in {"seed", "index"}}
                 yield start + values["index"], found
                 done += 1

@@ -288,13 +288,33 @@ def test_reports_are_on_unseen_networks(evaluator: PredictionEvaluator) -> None:
     tau = stats.kendalltau(params[unseen], evaluator.quality[unseen]).statistic
     sign = value(evaluator, "params").details["orientation"]
     assert rows[0]["tau"] == pytest.approx(sign * tau)
-    assert {row["networks"] for row in rows} == {len(unseen)}
-    assert [rows[3][name] for name in ("tau", "within", "tied")] == [0, 0, 1]
+    assert {row["networks"] for row in rows if row["index"] != 3} == {len(unseen)}
     for row in rows:
-        assert all(math.isfinite(v) for v in row.values())
+        if row["index"] == 3:
+            said = "it gives every network whose quality the search sees the same score"
+            assert row == {"seed": row["seed"], "index": 3, "reason": said}
+        else:
+            assert all(math.isfinite(v) for v in row.values())
     names = {column["name"] for column in evaluator.report_protocol()["columns"]}
     assert {"tau", "within", "rho", "recall", "tied", "networks"} <= names
     assert evaluator.report_protocol()["columns"][0]["name"] == "within"
+
+
+def test_what_has_no_order_has_a_reason_and_no_number(make: Make) -> None:
+    """Neither no score, nor the same one for all networks of the report, is worth 0."""
+    rows = [*starter_rows(72)[1::3], starter_rows(1)[0]]  # but for one, of one depth
+    opened = (make(rows, objective="tau", seed=seed) for seed in range(20))
+    evaluator = next(e for e in opened if 24 in e.search)
+    lost = parse("layers_sum(all_norm(mul(1e38, mul(1e38, W))))")
+    found = list(evaluator.report([parse("n_layers"), lost, parse("params")], [0]))
+    assert found[0] == {
+        "seed": 0,
+        "index": 0,
+        "reason": "it gives every network of the report the same score",
+    }
+    assert found[1] == {"seed": 0, "index": 1, "reason": "no finite score for 10 of 10 networks"}
+    assert "tau" in found[2]
+    assert evaluator.compare(parse("n_layers"), {"ridge": "ridge"}) == {}
 
 
 def test_the_ridge_is_fitted_to_labels_that_were_seen(evaluator: PredictionEvaluator) -> None:
