@@ -1,5 +1,6 @@
 """Measures predictions: how well a formula orders networks by what they became when trained."""
 
+import functools
 import hashlib
 import inspect
 import math
@@ -12,6 +13,7 @@ from typing import Any, Self, get_args
 
 import joblib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
@@ -34,8 +36,9 @@ from autoproxy.language.parse import kind_of
 from autoproxy.language.prediction import features
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
-from evaluators import correlation, sites
+from evaluators import correlation, judging, proxies, scoring, sites
 from evaluators.benchmarks import keeping
+from evaluators.benchmarks.batches import text_hash
 from evaluators.benchmarks.table import (
     AS_DECLARED,
     BENCHMARKS,
@@ -367,7 +370,9 @@ class PredictionEvaluator:
             "draw": gathering.seed,
             "control": gathering.control,
             "device": gathering.device,
-            "definitions": _definitions(),
+            "torch": torch.__version__,
+            "definitions": _definitions(self.benchmark.network.__module__),
+            **({} if (known := text_hash(self.benchmark)) is None else {"text_hash": known}),
         }
 
     def prepare(self, names: Iterable[str]) -> None:
@@ -810,10 +815,13 @@ def _or_least(tau: float | None) -> float:
     return -2.0 if tau is None else tau
 
 
-def _definitions() -> str:
-    """Return the hash of what words mean and how tensors are measured."""
-    modules = (meanings, network_meanings, prediction, sites)
-    return content_hash([inspect.getsource(module) for module in modules])
+@functools.cache
+def _definitions(benchmark: str) -> str:
+    """Return the hash of what words mean, how tensors are measured, and orders judged."""
+    judged = (scoring, proxies, correlation, judging)
+    modules = (meanings, network_meanings, prediction, *judged)
+    own = [inspect.getsource(module) for module in modules]
+    return content_hash([*own, *scoring.sources(benchmark)])
 
 
 def _disagreement(one: Vector, other: Vector) -> float:

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from autoproxy.cli import main
+from autoproxy.evaluation import content_hash
 from evaluators.benchmarks.starter import COLUMNS
 from evaluators.prediction import PredictionEvaluator
 from tests.evaluators.tables import changed, starter_rows, without, write
@@ -225,6 +226,23 @@ def test_report_and_paired_tests_are_of_the_draw_that_the_search_saw(searched: P
     for name, found in compared.items():
         gap = entries["tiny-run"]["within"] - entries[name]["within"]
         assert found["difference"] == pytest.approx(gap, abs=1e-9)
+
+
+def test_rows_of_protocols_that_said_less_are_verified_still(
+    table: Path, searched: Path, run: Run, tmp_path: Path
+) -> None:
+    lines = (searched / "reports.jsonl").read_text(encoding="utf-8").splitlines()
+    protocol = json.loads(lines[0])
+    for name in ("text_hash", "sign_draw", "torch"):
+        del protocol["content"][name]
+    lines[0] = json.dumps(protocol)
+    (tmp_path / "reports.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    row = f"{content_hash(protocol['content'])[:12]}/ridge"
+    words = ["leaderboard", "--verify", row, "--results", tmp_path, "--table", table, "--json"]
+    said = run(*words)
+    assert said.code == 0, said.err
+    assert [row["verdict"] for row in said.json["rows"]] == ["same"]
+    assert "another build" in " ".join(said.json["notes"])
 
 
 def test_a_proxy_without_an_order_has_no_row_but_a_reason(searched: Path) -> None:

@@ -25,7 +25,7 @@ TOLERANCE = 1e-3
 BUILD = ("torch", "device", "version", "meanings", "definitions")
 """Entries of a protocol that say what measured; all others say what was measured."""
 
-LATER = ("sign_draw",)
+LATER = ("sign_draw", "text_hash")
 """Entries that protocols did not have at first; what one does not say cannot be told apart."""
 
 SAME, CLOSE, DIFFERS, OPEN = "same", "within tolerance", "differs", "not verified"

@@ -1,5 +1,6 @@
 """Predictions measured on tiny decoders: what may be known when, and that nothing else decides."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Failed, Fingerprint, Measured, Outcome
 from autoproxy.language.parse import parse
 from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.text import topics
 from tests.evaluators.tables import Rows, changed, starter_rows, without, write
 
 OPTIONS: Mapping[str, Any] = {
@@ -330,6 +333,15 @@ def ranked(path: Path, *names: str, **options: Any) -> dict[str, dict[str, Any]]
         asked, dict.fromkeys(names, (None, 1)), cache=path.parent / "cache"
     )
     return {row["name"]: row for row in found["proxies"]}
+
+
+def test_protocols_say_which_text_and_torch(make: Make) -> None:
+    evaluator = make()
+    ids = np.array(list(topics("calibration").content.encode()), dtype=np.int64)
+    wanted = hashlib.sha256(ids.tobytes()).hexdigest()[:16]
+    for protocol in (evaluator.ranking_protocol(), evaluator.report_protocol()):
+        assert protocol["text_hash"] == wanted
+        assert protocol["torch"] == torch.__version__
 
 
 def test_rank_never_shows_a_ridge_its_own_label(tmp_path: Path) -> None:
