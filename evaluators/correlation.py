@@ -447,6 +447,9 @@ def lexicographic(columns: Sequence[Vector]) -> Vector:
     return np.unique(rows, axis=0, return_inverse=True)[1].ravel().astype(np.float64)
 
 
+FOLDS = 10
+"""Parts of the trained networks that `cross_fitted` predicts one after the other."""
+
 PENALTIES = np.logspace(-6, 2, 33)
 """What `ridge` chooses from, times the number of training rows."""
 
@@ -487,6 +490,40 @@ def ridge(train_x: Matrix, train_y: Vector, test_x: Matrix, *, logs: bool = True
     penalty = len(y) * PENALTIES[len(errors) - 1 - int(np.argmin(errors[::-1]))]
     weights = right.T @ (singular / (singular**2 + penalty) * (left.T @ centred))
     return np.asarray(y.mean() + test @ weights, dtype=np.float64)
+
+
+def cross_fitted(
+    table: Matrix, quality: Vector, networks: Sequence[str], *, folds: int = FOLDS, seed: int = 0
+) -> Vector:
+    """Return what `ridge` predicts for each architecture when fitted to all other folds.
+
+    Trained networks are dealt to folds in an order that the seed shuffles; rows of one network
+    are of one fold, so no architecture is predicted by a fit that saw its label, or its twin's.
+
+    Args:
+        table: (n, columns) of configurations.
+        quality: (n,).
+        networks: The trained network of each architecture.
+        folds: At most so many; as many as there are networks, where these are fewer.
+        seed: Of the deal, which depends on the names, not on the order of the rows.
+
+    Returns:
+        (n,) predicted qualities.
+
+    Raises:
+        EvaluationError: As `ridge`, or there is one network alone.
+    """
+    names, network = np.unique(np.asarray(networks), return_inverse=True)
+    if len(names) < 2:
+        raise EvaluationError("a cross-fitted ridge needs at least 2 trained networks, got 1")
+    dealt = np.empty(len(names), dtype=np.int64)
+    dealt[np.random.default_rng(seed).permutation(len(names))] = np.arange(len(names)) % folds
+    fold = dealt[network.ravel()]
+    found = np.empty(len(quality))
+    for number in range(min(folds, len(names))):
+        apart = fold == number
+        found[apart] = ridge(table[~apart], quality[~apart], table[apart])
+    return found
 
 
 def split(

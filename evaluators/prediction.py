@@ -1,5 +1,6 @@
 """Measures predictions: how well a formula orders networks by what they became when trained."""
 
+import functools
 import hashlib
 import inspect
 import math
@@ -12,6 +13,7 @@ from typing import Any, Self, get_args
 
 import joblib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
@@ -34,8 +36,9 @@ from autoproxy.language.parse import kind_of
 from autoproxy.language.prediction import features
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
-from evaluators import correlation, sites
+from evaluators import correlation, judging, proxies, scoring, sites
 from evaluators.benchmarks import keeping
+from evaluators.benchmarks.batches import text_hash
 from evaluators.benchmarks.table import (
     AS_DECLARED,
     BENCHMARKS,
@@ -52,6 +55,7 @@ from evaluators.proxies import score as score_by_name
 from evaluators.scoring import Gathering, Reader, Scorer, one_thread
 
 Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
@@ -73,7 +77,10 @@ USUAL = {
 
 REFERENCES: Mapping[str, str] = {
     "lexicographic": "trivial: depth, then width, then parameters",
-    "ridge": "a quadratic ridge regression on the configuration, fitted to all labels seen",
+    "ridge": (
+        "a quadratic ridge regression on the configuration, fitted to the labels that a search "
+        "saw; in `rank` to those of other networks, fold by fold"
+    ),
 }
 """Predictions that are no formula of a network's tensors; every result stands beside them."""
 
@@ -116,7 +123,8 @@ class PredictionConfig:
         tokens: In a sequence.
         rows: Outputs of a layer that are kept at most, see `Gathering`; None for what suits the
             benchmark, 0 for all.
-        draw: Seed of initial weights and of the batch.
+        draw: Seed of initial weights and of the batch that a search sees; reports have this one
+            and those that follow. The sign of a formula is that of this draw in all of them.
         control: `noise` or None, see `Gathering`.
         device: `cpu`, `cuda`, ...
         resamples: Of the bootstrap.
@@ -209,6 +217,7 @@ class PredictionEvaluator:
         self._cache = cache
         self._wanted = frozenset[str]()
         self._scorers: dict[int, Scorer] = {}
+        self._signs: dict[Expression | str, float | Failed] = {}
         self._usual = USUAL[config.benchmark]
         self.quality = np.array([a.quality for a in self.benchmark.architectures])
         self.strata = [self.benchmark.strata(a) for a in self.benchmark.architectures]
@@ -298,6 +307,11 @@ class PredictionEvaluator:
         """What the report is made of: this one condition."""
         return (self,)
 
+    @property
+    def first_seed(self) -> int:
+        """The first draw of its reports: the one that the search saw; `seed` is of the split."""
+        return self.config.draw
+
     def scorer(self, draw: int | None = None) -> Scorer:
         """Return what scores networks with the initial weights and the batch of a seed."""
         draw = self.config.draw if draw is None else draw
@@ -356,7 +370,9 @@ class PredictionEvaluator:
             "draw": gathering.seed,
             "control": gathering.control,
             "device": gathering.device,
-            "definitions": _definitions(),
+            "torch": torch.__version__,
+            "definitions": _definitions(self.benchmark.network.__module__),
+            **({} if (known := text_hash(self.benchmark)) is None else {"text_hash": known}),
         }
 
     def prepare(self, names: Iterable[str]) -> None:
@@ -432,15 +448,18 @@ class PredictionEvaluator:
         scores = self._scores(expression, places)
         if isinstance(scores, Failed):
             return (math.inf,)
-        oriented = self._orientation(expression) * scores
-        return tuple(self.jury(places).losses(oriented, self.objective_name).tolist())
+        sign = self._sign(expression)
+        if isinstance(sign, Failed):
+            return (math.inf,)
+        return tuple(self.jury(places).losses(sign * scores, self.objective_name).tolist())
 
     def report_protocol(self) -> dict[str, Any]:
-        """Return everything that determines a reported value but the draw."""
+        """Return everything that determines a reported value but the draw, the sign's apart."""
         first, second = COLUMNS[::-1] if self.objective_name == "within" else COLUMNS
         return {
             **self.protocol(),
             "draw": None,
+            "sign_draw": self.config.draw,
             "columns": [column.to_json() for column in (first, second, *FURTHER)],
             "resamples": self.config.resamples,
             "reported": len(self.unseen),
@@ -460,6 +479,7 @@ class PredictionEvaluator:
             "limit": protocol["architectures"],
             "rows": protocol["rows"] or 0,
             "seed": protocol["split"],
+            "draw": protocol.get("sign_draw", 0),
         }
 
     def dense(self) -> None:
@@ -475,8 +495,8 @@ class PredictionEvaluator:
             seeds: Of initial weights and of the batch.
 
         Yields:
-            `seed`, `index` and what `Jury.judge` says, less what is undefined. A candidate without
-            a score for every network is worth what no order is: 0.
+            `seed`, `index` and what `Jury.judge` says, less what is undefined; instead of it the
+            `reason` where a candidate gives these networks no order: no score is no number.
         """
         jury = self.jury(self.unseen)
         formulas = [c for c in candidates if not isinstance(c, str)]
@@ -484,13 +504,20 @@ class PredictionEvaluator:
         needed = _gathered(frozenset[str]().union(*(f.terminals() for f in formulas)))
         if not needed <= self._wanted:  # a report may come without a search before it
             self.prepare(self._wanted | needed)
+        self.scorer().scores(formulas, both)  # one pass for all; kept until they are asked
         for seed in seeds:
-            self.scorer(seed).scores(formulas, both)  # one pass for all; kept until they are asked
+            self.scorer(seed).scores(formulas, self.unseen.tolist())
             for index, candidate in enumerate(candidates):
-                scores = self.oriented(candidate, self.unseen, seed)
-                values = jury.judge(np.zeros(len(self.unseen)) if scores is None else scores)
-                known = {name: value for name, value in values.items() if value is not None}
-                yield {"seed": seed, "index": index, "tau": 0.0, "within": 0.0, **known}
+                scores = self._oriented(candidate, self.unseen, seed)
+                yield {"seed": seed, "index": index, **self._judged(jury, scores)}
+
+    def _judged(self, jury: Jury, scores: Vector | Failed) -> dict[str, Any]:
+        """Return what the order of scores is worth, less what is undefined; or the `reason`."""
+        if isinstance(scores, Failed):
+            return {"reason": scores.reason}
+        if len(set(scores)) < 2:
+            return {"reason": "it gives every network of the report the same score"}
+        return {name: value for name, value in jury.judge(scores).items() if value is not None}
 
     def illustrate(
         self, expression: Expression, others: Mapping[str, Expression | str]
@@ -529,39 +556,75 @@ class PredictionEvaluator:
     def oriented(
         self, candidate: Expression | str, places: Indices, draw: int | None = None
     ) -> Vector | None:
-        """Return scores of networks, large where good by the labels of the search; None: none."""
-        if candidate in REFERENCES:
-            return self._reference(str(candidate), places)
-        both = np.concatenate([self.search, places])
-        scores = (
-            self._called(candidate, both, draw)
-            if isinstance(candidate, str)
-            else self._scores(candidate, both, draw)
-        )
-        if isinstance(scores, Failed):
-            return None
-        known, asked = scores[: len(self.search)], scores[len(self.search) :]
-        if len(set(known)) < 2:
-            return None
-        return math.copysign(1.0, self._agreement(known, self.search)) * asked
+        """Return scores of networks, large where good by the labels of the search; None: none.
 
-    def _reference(self, name: str, places: Indices) -> Vector:
-        """Return what depth, width and size alone say, or a regression on all labels seen."""
-        table = np.array(
+        Whatever the draw, the sign is the one that the search saw, at the draw of the options: a
+        formula is one prediction, and not another for each draw.
+        """
+        found = self._oriented(candidate, places, draw)
+        return None if isinstance(found, Failed) else found
+
+    def _oriented(
+        self, candidate: Expression | str, places: Indices, draw: int | None = None
+    ) -> Vector | Failed:
+        """Return what `oriented` does, or why there are no scores."""
+        if candidate in REFERENCES:
+            try:
+                return self._reference(str(candidate), places)
+            except EvaluationError as error:  # such as a configuration that is always the same
+                return Failed(str(error))
+        sign = self._sign(candidate)
+        if isinstance(sign, Failed):
+            return sign
+        scores = self._asked(candidate, places, draw)
+        return scores if isinstance(scores, Failed) else sign * scores
+
+    def _asked(
+        self, candidate: Expression | str, places: Indices, draw: int | None = None
+    ) -> Vector | Failed:
+        if isinstance(candidate, str):
+            return self._called(candidate, places, draw)
+        return self._scores(candidate, places, draw)
+
+    def _sign(self, candidate: Expression | str) -> float | Failed:
+        """Return 1 where large scores are good on the labels of the search, -1 where small."""
+        if candidate not in self._signs:
+            scores = self._asked(candidate, self.search)
+            self._signs[candidate] = scores if isinstance(scores, Failed) else self._sign_of(scores)
+        return self._signs[candidate]
+
+    def _sign_of(self, scores: Vector) -> float | Failed:
+        if len(set(scores)) < 2:
+            return Failed("it gives every network whose quality the search sees the same score")
+        return math.copysign(1.0, self._agreement(scores, self.search))
+
+    @cached_property
+    def _table(self) -> Matrix:
+        """What is known of each configuration; depth, width and size are the first columns."""
+        return np.array(
             [
                 self._columns(a, params)
                 for a, params in zip(self.benchmark.architectures, self._params, strict=True)
             ]
         )
-        if name == "lexicographic":
-            return correlation.lexicographic(list(table[places][:, :3].T))
-        seen = np.concatenate([self.search, self.validation])
-        return correlation.ridge(table[seen], self.quality[seen], table[places])
 
-    def _reference_or_reason(self, name: str, places: Indices) -> Vector | Failed:
+    def _reference(self, name: str, places: Indices) -> Vector:
+        """Return what depth, width and size alone say, or a regression on all labels seen."""
+        if name == "lexicographic":
+            return correlation.lexicographic(list(self._table[places][:, :3].T))
+        seen = np.concatenate([self.search, self.validation])
+        return correlation.ridge(self._table[seen], self.quality[seen], self._table[places])
+
+    def _reference_of_all(self, name: str) -> Vector | Failed:
+        """Return a reference for all networks; none is predicted by a fit to its own label."""
+        if name == "lexicographic":
+            return self._reference(name, np.arange(len(self.quality)))
+        networks = [a.network for a in self.benchmark.architectures]
         try:
-            return self._reference(name, places)
-        except (ConfigError, EvaluationError) as error:  # too few networks to learn from
+            return correlation.cross_fitted(
+                self._table, self.quality, networks, seed=self.config.seed
+            )
+        except EvaluationError as error:  # too few networks to learn from
             return Failed(str(error))
 
     @cached_property
@@ -586,7 +649,9 @@ class PredictionEvaluator:
         found = {name: self.oriented(other, self.unseen) for name, other in others.items()}
         jury = self.jury(self.unseen)
         rivals = {name: s for name, s in found.items() if s is not None and len(set(s)) > 1}
-        return {} if scores is None else jury.compare(scores, rivals, self.objective_name)
+        if scores is None or len(set(scores)) < 2:
+            return {}
+        return jury.compare(scores, rivals, self.objective_name)
 
     @staticmethod
     def collector_source(names: Iterable[str]) -> str:
@@ -651,9 +716,9 @@ class PredictionEvaluator:
 
     def _ranked_method(self, name: str) -> dict[str, Any]:
         """Return what one of `methods` says of all networks; see `rank`."""
-        everyone = np.arange(len(self.quality))
         if name in REFERENCES:
-            return self._ranked(name, None, 1, self._reference_or_reason(name, everyone))
+            return self._ranked(name, None, 1, self._reference_of_all(name))
+        everyone = np.arange(len(self.quality))
         return self._ranked(name, None, NAMED[name].sign, self._called(name, everyone))
 
     def _ranked(
@@ -723,13 +788,6 @@ class PredictionEvaluator:
             return found
         return np.asarray(found, dtype=np.float64)
 
-    def _orientation(self, expression: Expression) -> float:
-        """Return 1 where large scores are good on the labels of the search, else -1."""
-        scores = self._scores(expression, self.search)
-        if isinstance(scores, Failed):
-            return 1.0
-        return math.copysign(1.0, self._agreement(scores, self.search))
-
     def _agreement(self, scores: Vector, places: Indices) -> float:
         """Return the objective of scores at places, signed."""
         quality = self.quality[places]
@@ -757,10 +815,13 @@ def _or_least(tau: float | None) -> float:
     return -2.0 if tau is None else tau
 
 
-def _definitions() -> str:
-    """Return the hash of what words mean and how tensors are measured."""
-    modules = (meanings, network_meanings, prediction, sites)
-    return content_hash([inspect.getsource(module) for module in modules])
+@functools.cache
+def _definitions(benchmark: str) -> str:
+    """Return the hash of what words mean, how tensors are measured, and orders judged."""
+    judged = (scoring, proxies, correlation, judging)
+    modules = (meanings, network_meanings, prediction, *judged)
+    own = [inspect.getsource(module) for module in modules]
+    return content_hash([*own, *scoring.sources(benchmark)])
 
 
 def _disagreement(one: Vector, other: Vector) -> float:

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from autoproxy import seeding
 from autoproxy.evaluation import Failed, content_hash
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
@@ -29,7 +31,8 @@ from autoproxy.language.prediction import combine, features
 from autoproxy.language.program import Program
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
-from evaluators import cache, sites
+from evaluators import cache, networks, sites
+from evaluators.benchmarks import batches, table, zipf
 from evaluators.benchmarks.batches import batch_of
 from evaluators.benchmarks.table import Architecture, Benchmark
 from evaluators.sites import Collected, Sampling, Site, collect
@@ -150,12 +153,18 @@ class Reader:
                 # Weights that were trained are those of one table; others are of the config.
                 "trained": self.benchmark.digest if self.benchmark.weights else None,
                 "text": self.benchmark.text,
-                "definitions": _definitions(),
+                "text_hash": batches.text_hash(self.benchmark),
+                "torch": torch.__version__,
+                "definitions": self._definitions,
                 "config": repr(architecture.config),
                 "gathering": repr(dataclasses.replace(self.gathering, control=None)),
                 "wanted": sorted(self.wanted),
             }
         )
+
+    @functools.cached_property
+    def _definitions(self) -> str:
+        return content_hash(sources(self.benchmark.network.__module__))
 
 
 class Scorer:
@@ -268,9 +277,16 @@ class Scorer:
 
 
 @functools.cache
-def _definitions() -> str:
-    """Return the hash of how tensors are measured."""
-    return content_hash(inspect.getsource(sites))
+def sources(benchmark: str) -> list[str]:
+    """Return the sources of all that makes the tensors of a network, and what measures them.
+
+    Args:
+        benchmark: Name of the module that makes networks of its configurations.
+    """
+    folder = Path(networks.__file__).parent
+    files = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+    modules = (sites, batches, table, zipf, seeding, sys.modules[benchmark])
+    return [*(inspect.getsource(m) for m in modules), *(files[name] for name in sorted(files))]
 
 
 @contextmanager

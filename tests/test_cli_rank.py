@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from autoproxy.cli import main
+from autoproxy.evaluation import content_hash
 from evaluators.benchmarks.starter import COLUMNS
 from evaluators.prediction import PredictionEvaluator
 from tests.evaluators.tables import changed, starter_rows, without, write
@@ -210,6 +211,63 @@ def test_a_search_finds_a_prediction(searched: Path) -> None:
     for said in ('evaluator = "prediction"', "population = 6", "report_seeds = 1", "race = false"):
         assert said in config
     assert (searched / "leaderboard.md").exists()
+
+
+def test_report_and_paired_tests_are_of_the_draw_that_the_search_saw(searched: Path) -> None:
+    """The seed of the run, 2, is of the split; it is no draw of weights."""
+    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    (report,) = summary["reports"]
+    assert report["protocol"]["split"] == 2
+    rows = [json.loads(line) for line in (searched / "reports.jsonl").read_text().splitlines()]
+    assert {row["seed"] for row in rows if "seed" in row} == {0}
+    entries = {entry["name"]: entry for entry in report["entries"]}
+    compared = {n: c for n, c in summary["comparisons"].items() if n in entries}
+    assert len(compared) > 3
+    for name, found in compared.items():
+        gap = entries["tiny-run"]["within"] - entries[name]["within"]
+        assert found["difference"] == pytest.approx(gap, abs=1e-9)
+
+
+def test_rows_of_protocols_that_said_less_are_verified_still(
+    table: Path, searched: Path, run: Run, tmp_path: Path
+) -> None:
+    lines = (searched / "reports.jsonl").read_text(encoding="utf-8").splitlines()
+    protocol = json.loads(lines[0])
+    for name in ("text_hash", "sign_draw", "torch"):
+        del protocol["content"][name]
+    lines[0] = json.dumps(protocol)
+    (tmp_path / "reports.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    row = f"{content_hash(protocol['content'])[:12]}/ridge"
+    words = ["leaderboard", "--verify", row, "--results", tmp_path, "--table", table, "--json"]
+    said = run(*words)
+    assert said.code == 0, said.err
+    assert [row["verdict"] for row in said.json["rows"]] == ["same"]
+    assert "another build" in " ".join(said.json["notes"])
+
+
+def test_a_proxy_without_an_order_has_no_row_but_a_reason(searched: Path) -> None:
+    """No layer here has the 128 outputs that head importance counts: all scores are 0."""
+    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    (report,) = summary["reports"]
+    assert "the same score" in report["reasons"]["head_importance"]
+    assert "head_importance" not in {entry["name"] for entry in report["entries"]}
+    assert "head_importance" not in (searched / "reports.jsonl").read_text(encoding="utf-8")
+
+
+def test_what_has_no_order_is_worth_nothing_that_could_be_told(
+    table: Path, run: Run, tmp_path: Path
+) -> None:
+    words = [
+        "evaluate",
+        "--evaluator",
+        "prediction",
+        "--space",
+        "prediction",
+        "--results",
+        tmp_path,
+    ]
+    words += ["--metric", "minimum(n_layers, 1)"]
+    refused(run(*words), "has no value: it gives every network", "the same score")
 
 
 def test_the_same_search_again_is_the_same_to_the_bit(

@@ -82,7 +82,10 @@ def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any
             _check_provided(named.expression.terminals(), opened.provides)
         condition, *_ = opened.conditions
         reporter = Reporter(ledger, condition, None, lambda _: None)
-        rows = reporter.report([named], [int(order.options["seed"])])
+        seed = loading.first_seed(opened, int(order.options["seed"]))
+        rows = reporter.report([named], [seed])
+        if named.name in reporter.reasons:
+            raise ConfigError(f"{named.name} has no value: {reporter.reasons[named.name]}")
         row = rows[-1]
         dense = rows[0].values if rows[0].role == "dense" else {}
         ranking = columns_of(row.protocol)[0].name

@@ -40,7 +40,8 @@ class Condition(Protocol):
 
         A candidate is an expression, or the name of a method of the evaluator's own. Values go by
         the names of the columns, and of the ends of their intervals where there are any; all but
-        the first may be left out, where they are undefined.
+        the first may be left out, where they are undefined. A candidate that has no value comes
+        with a `reason`, in words, instead.
         """
         ...
 
@@ -247,6 +248,15 @@ def every_method() -> dict[str, Mapping[str, str]]:
 def references(provider: Evaluator) -> Sequence[str]:
     """Return the methods of an evaluator that every report of a search shows besides."""
     return tuple(getattr(provider, "references", ()))
+
+
+def first_seed(provider: Evaluator, seed: int) -> int:
+    """Return the first seed of the reports of an evaluator: its own, or else that of the run.
+
+    A seed of a report is of the calibration draw; an evaluator whose `seed` is of something else,
+    such as a split, says by `first_seed` which draw its searches see.
+    """
+    return int(getattr(provider, "first_seed", seed))
 
 
 def able(name: str, method: str, unable: str) -> Any:

@@ -68,6 +68,9 @@ class Reporter:
         condition: Measures.
         run: Run that the metrics belong to, None for none.
         show: Told of every step.
+
+    Attributes:
+        reasons: Why metrics have no value, by their names.
     """
 
     def __init__(self, ledger: Ledger, condition: Condition, run: str | None, show: Show) -> None:
@@ -76,9 +79,13 @@ class Reporter:
         self._run = run
         self._show = show
         self._protocol = condition.report_protocol()
+        self.reasons: dict[str, str] = {}
 
     def report(self, named: Sequence[Named], seeds: Iterable[int]) -> list[ReportRow]:
-        """Return one row for each metric and seed, behind one for the dense model, if any."""
+        """Return one row for each metric and seed, behind one for the dense model, if any.
+
+        A metric without a value has no row: why is told, and is in `reasons` by its name.
+        """
         clock = Clock()
         seeds = tuple(seeds)
         total = len(seeds) * len(named)
@@ -104,10 +111,18 @@ class Reporter:
             for metric in missing
         ]
         for values in self._condition.report(candidates, [seed]) if candidates else ():
+            if "reason" in values:
+                self._tell_reason(missing[values["index"]].name, values["reason"])
+                continue
             found = {n: float(v) for n, v in values.items() if n not in {"seed", "index"}}
             row = self._row(missing[values["index"]], seed, found)
             self._ledger.add_reports([row])
             yield row
+
+    def _tell_reason(self, name: str, reason: str) -> None:
+        if name not in self.reasons:  # once, not for every seed
+            self._show(Progress("report", notice=f"{name} has no value in the report: {reason}"))
+        self.reasons[name] = reason
 
     def _known(self, metric: Named, seed: int) -> ReportRow | None:
         """Return the row of this metric, reusing what was measured under another name."""

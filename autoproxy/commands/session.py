@@ -17,7 +17,7 @@ from autoproxy.commands.metrics import write_metric
 from autoproxy.commands.plan import Plan, make_plan
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.reporting import Named, Reporter, best_of
-from autoproxy.commands.summary import Findings, summarise
+from autoproxy.commands.summary import Findings, Reported, summarise
 from autoproxy.commands.telling import Teller
 from autoproxy.commands.worker import Job
 from autoproxy.commands.workspace import (
@@ -347,17 +347,18 @@ class _Run:
 
     def _report(
         self, winner: Individual, rival: Individual | None, handmade: Sequence[Named]
-    ) -> list[Sequence[Any]]:
+    ) -> list[Reported]:
         """Measure winner, random search's winner and hand-made metrics on the report texts."""
         named = [*handmade, Named("discovered", self._name, winner.expression)]
         if rival is not None:
             named.append(Named("random-search", self._name + RANDOM_SUFFIX, rival.expression))
-        first = self._plan.search.seed
+        first = loading.first_seed(self._evaluator, self._plan.search.seed)
         seeds = range(first, first + self._plan.report_seeds)
-        return [
-            Reporter(self._ledger, condition, self._name, self._show).report(named, seeds)
-            for condition in self._evaluator.conditions
-        ]
+        reports = []
+        for condition in self._evaluator.conditions:
+            reporter = Reporter(self._ledger, condition, self._name, self._show)
+            reports.append(Reported(reporter.report(named, seeds), reporter.reasons))
+        return reports
 
     def _handmade(self, measured: Mapping[str, tuple[Baseline, Outcome]]) -> list[Named]:
         """Return what people made that the report shows: the known, and the best here."""

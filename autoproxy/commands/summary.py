@@ -124,6 +124,19 @@ def describe_report(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     return [entry.to_json() for entry in entries_of(rows)]
 
 
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What a report under one condition came to.
+
+    Attributes:
+        rows: Of what has a value.
+        reasons: Why other metrics have none, by their names.
+    """
+
+    rows: Sequence[ReportRow]
+    reasons: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """What the stages of a run found, before it is put in words.
@@ -155,7 +168,7 @@ class Findings:
     winner: Individual
     rival: Individual | None
     finals: Losses
-    reports: Sequence[Sequence[ReportRow]]
+    reports: Sequence[Reported]
     illustrations: Sequence[Mapping[str, Any] | None]
     comparisons: Mapping[str, Mapping[str, float]]
     seconds: float
@@ -191,11 +204,12 @@ def summarise(f: Findings) -> dict[str, Any]:
         "reports": [
             {
                 "protocol": dict(condition.report_protocol()),
-                "entries": describe_report(rows),
-                "changes": changes(rows, f.run),
+                "entries": describe_report(reported.rows),
+                "reasons": dict(reported.reasons),
+                "changes": changes(reported.rows, f.run),
                 "illustration": illustration,
             }
-            for condition, rows, illustration in zip(
+            for condition, reported, illustration in zip(
                 f.evaluator.conditions, f.reports, f.illustrations, strict=True
             )
         ],

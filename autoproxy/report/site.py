@@ -212,6 +212,8 @@ def _verdict(report: Mapping[str, Any], name: str) -> str:
     entries = {(entry["role"], entry["name"]): entry for entry in report["entries"]}
     found = entries.get(("discovered", name))
     handmade = [entry for entry in report["entries"] if entry["role"] == "baseline"]
+    if found is None and name in report.get("reasons", {}):
+        return f"The winner has no value in this report: {report['reasons'][name]}."
     if found is None or not handmade:
         return "It was not compared with hand-made metrics."
     best = handmade[0]  # entries are ranked

@@ -1,6 +1,7 @@
 """The token ids that statistics of a benchmark's networks are gathered on."""
 
 import functools
+import hashlib
 
 import torch
 from torch import Tensor
@@ -35,6 +36,19 @@ def batch_of(benchmark: Benchmark, sequences: int, tokens: int, seed: int) -> Te
     draw = torch.Generator().manual_seed(seed)
     starts = torch.randint(len(ids) - tokens + 1, (sequences,), generator=draw)
     return torch.stack([ids[start : start + tokens] for start in starts.tolist()])
+
+
+def text_hash(benchmark: Benchmark) -> str | None:
+    """Return the hash of all ids that batches are cut from; None where they are drawn.
+
+    The topics are of this version of Python, and a tokenizer is a file: a name tells neither.
+    """
+    return None if benchmark.text == "zipf" else _hash(benchmark.text)
+
+
+@functools.cache
+def _hash(text: str) -> str:
+    return hashlib.sha256(_read(text).numpy().tobytes()).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=2)

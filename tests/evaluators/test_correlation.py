@@ -486,6 +486,44 @@ def test_ridge_refuses_what_it_cannot_fit() -> None:
             c.ridge(train, target, test)
 
 
+def table_of_twins() -> tuple[Vector, Vector, list[str]]:
+    """Return 14 networks, two rows each, as a table, their qualities and their names."""
+    draw = np.random.default_rng(5)
+    table = np.repeat(draw.uniform(1, 3, size=(14, 2)), 2, axis=0)
+    return table, draw.normal(size=28), [f"n{i // 2:02}" for i in range(28)]
+
+
+def test_a_cross_fitted_prediction_knows_no_label_of_its_network() -> None:
+    table, quality, networks = table_of_twins()
+    before = c.cross_fitted(table, quality, networks, seed=3)
+    for row in range(0, len(quality), 2):
+        other = quality.copy()
+        other[row] += 5
+        after = c.cross_fitted(table, other, networks, seed=3)
+        assert after[[row, row + 1]] == pytest.approx(before[[row, row + 1]], rel=1e-12)
+        assert (after != before).any()  # it is of use to others
+
+
+def test_with_a_fold_a_network_each_is_predicted_by_all_others() -> None:
+    table, quality, networks = table_of_twins()
+    found = c.cross_fitted(table, quality, networks, folds=99)
+    for row, name in enumerate(networks):
+        others = np.array([other != name for other in networks])
+        wanted = c.ridge(table[others], quality[others], table[[row]])
+        assert found[[row]] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_folds_are_by_name_and_by_seed() -> None:
+    table, quality, networks = table_of_twins()
+    found = c.cross_fitted(table, quality, networks)
+    order = np.random.default_rng(0).permutation(len(quality))
+    moved = c.cross_fitted(table[order], quality[order], [networks[i] for i in order])
+    assert moved == pytest.approx(found[order], rel=1e-9)
+    assert (c.cross_fitted(table, quality, networks, seed=1) != found).any()
+    with pytest.raises(EvaluationError, match="at least 2 trained networks"):
+        c.cross_fitted(table, quality, ["one"] * len(quality))
+
+
 # --- splits ----------------------------------------------------------------------------------
 
 NETWORKS = [f"n{i % 37}" for i in range(61)]

@@ -1,17 +1,21 @@
 """Predictions measured on tiny decoders: what may be known when, and that nothing else decides."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Failed, Fingerprint, Measured, Outcome
 from autoproxy.language.parse import parse
 from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.text import topics
 from tests.evaluators.tables import Rows, changed, starter_rows, without, write
 
 OPTIONS: Mapping[str, Any] = {
@@ -176,6 +180,24 @@ def test_the_sign_is_that_of_the_search(make: Make) -> None:
         assert row["networks"] == len(turned.unseen)
 
 
+def test_the_sign_is_of_the_draw_that_the_search_saw(make: Make) -> None:
+    """Weights drawn anew may order the labels the other way; a formula's sign stays."""
+    evaluator = make(objective="tau", draw=1)
+    formula, turned = parse("layers_mean(all_mean(W))"), 0
+    raw = {
+        draw: np.asarray(evaluator.scorer(draw).scores([formula], range(24))[0])
+        for draw in range(5)
+    }
+    known = evaluator.search
+    taus = {d: stats.kendalltau(s[known], evaluator.quality[known])[0] for d, s in raw.items()}
+    for draw, scores in raw.items():
+        found = evaluator.oriented(formula, evaluator.unseen, draw)
+        assert found is not None
+        assert found.tolist() == (np.sign(taus[1]) * scores[evaluator.unseen]).tolist()
+        turned += bool(taus[draw] * taus[1] < 0)
+    assert turned  # or a sign of each draw's own would pass
+
+
 # --- values -----------------------------------------------------------------------------------
 
 
@@ -269,19 +291,71 @@ def test_reports_are_on_unseen_networks(evaluator: PredictionEvaluator) -> None:
     tau = stats.kendalltau(params[unseen], evaluator.quality[unseen]).statistic
     sign = value(evaluator, "params").details["orientation"]
     assert rows[0]["tau"] == pytest.approx(sign * tau)
-    assert {row["networks"] for row in rows} == {len(unseen)}
-    assert [rows[3][name] for name in ("tau", "within", "tied")] == [0, 0, 1]
+    assert {row["networks"] for row in rows if row["index"] != 3} == {len(unseen)}
     for row in rows:
-        assert all(math.isfinite(v) for v in row.values())
+        if row["index"] == 3:
+            said = "it gives every network whose quality the search sees the same score"
+            assert row == {"seed": row["seed"], "index": 3, "reason": said}
+        else:
+            assert all(math.isfinite(v) for v in row.values())
     names = {column["name"] for column in evaluator.report_protocol()["columns"]}
     assert {"tau", "within", "rho", "recall", "tied", "networks"} <= names
     assert evaluator.report_protocol()["columns"][0]["name"] == "within"
+
+
+def test_what_has_no_order_has_a_reason_and_no_number(make: Make) -> None:
+    """Neither no score, nor the same one for all networks of the report, is worth 0."""
+    rows = [*starter_rows(72)[1::3], starter_rows(1)[0]]  # but for one, of one depth
+    opened = (make(rows, objective="tau", seed=seed) for seed in range(20))
+    evaluator = next(e for e in opened if 24 in e.search)
+    lost = parse("layers_sum(all_norm(mul(1e38, mul(1e38, W))))")
+    found = list(evaluator.report([parse("n_layers"), lost, parse("params")], [0]))
+    assert found[0] == {
+        "seed": 0,
+        "index": 0,
+        "reason": "it gives every network of the report the same score",
+    }
+    assert found[1] == {"seed": 0, "index": 1, "reason": "no finite score for 10 of 10 networks"}
+    assert "tau" in found[2]
+    assert evaluator.compare(parse("n_layers"), {"ridge": "ridge"}) == {}
 
 
 def test_the_ridge_is_fitted_to_labels_that_were_seen(evaluator: PredictionEvaluator) -> None:
     found = evaluator.oriented("ridge", evaluator.unseen)
     assert found is not None
     assert stats.kendalltau(found, evaluator.quality[evaluator.unseen]).statistic > 0.5
+
+
+def ranked(path: Path, *names: str, **options: Any) -> dict[str, dict[str, Any]]:
+    """Return what `rank` says of methods, by name."""
+    asked = {"table": str(path), "sequences": 1, "tokens": 8, "resamples": 100, **options}
+    found = PredictionEvaluator.rank(
+        asked, dict.fromkeys(names, (None, 1)), cache=path.parent / "cache"
+    )
+    return {row["name"]: row for row in found["proxies"]}
+
+
+def test_protocols_say_which_text_and_torch(make: Make) -> None:
+    evaluator = make()
+    ids = np.array(list(topics("calibration").content.encode()), dtype=np.int64)
+    wanted = hashlib.sha256(ids.tobytes()).hexdigest()[:16]
+    for protocol in (evaluator.ranking_protocol(), evaluator.report_protocol()):
+        assert protocol["text_hash"] == wanted
+        assert protocol["torch"] == torch.__version__
+
+
+def test_rank_never_shows_a_ridge_its_own_label(tmp_path: Path) -> None:
+    """Neither the label of a network, nor that of its twin, moves the network's score."""
+    rows = [{**row, "loss": str(3 + np.sin(n * n))} for n, row in enumerate(starter_rows(20))]
+    rows.append({**rows[4], "id": "twin", "loss": "3.3"})
+    before = ranked(write(tmp_path / "before.csv", rows), "ridge")["ridge"]
+    other = changed(rows, 4, loss="9")
+    after = ranked(write(tmp_path / "after.csv", other), "ridge")["ridge"]
+    scores, others = ({o["id"]: o["score"] for o in r["order"]} for r in (before, after))
+    assert scores["t04"] == scores["twin"]
+    assert others["t04"] == pytest.approx(scores["t04"], rel=1e-9)
+    assert others["twin"] == pytest.approx(scores["twin"], rel=1e-9)
+    assert others != pytest.approx(scores)
 
 
 def test_other_draws_are_other_weights(evaluator: PredictionEvaluator) -> None:

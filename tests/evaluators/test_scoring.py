@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import pydoc_data.topics
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,11 +16,13 @@ from autoproxy.evaluation import Failed
 from autoproxy.language.parse import parse
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
-from evaluators import scoring
+from evaluators import networks, scoring
+from evaluators.benchmarks import batches
 from evaluators.benchmarks.batches import batch_of
 from evaluators.benchmarks.table import Benchmark, open_benchmark
 from evaluators.scoring import Gathering, Reader, Scorer, scaled
 from evaluators.sites import Sampling, Site, collect
+from evaluators.text import topics
 from tests.evaluators.tables import starter_rows, write
 
 Matrix = NDArray[np.float64]
@@ -163,6 +167,43 @@ def test_what_a_model_is_by_its_numbers(decoders: Benchmark, scorer: Scorer) -> 
         network = decoders.build(architecture, 0)
         ids = batch_of(decoders, 2, 12, 0)
         assert flow[place] == collect(network, ids, {"log_flow"}).model["log_flow"]
+
+
+def test_what_is_kept_is_of_one_text_one_torch_and_one_code(
+    decoders: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names stay what they are when Python's topics, torch or a network's code change."""
+
+    def key() -> str:
+        scoring.sources.cache_clear()
+        batches._hash.cache_clear()
+        batches._read.cache_clear()
+        return made(decoders, tmp_path).reader.key(decoders.architectures[0])
+
+    first = key()
+    assert key() == first
+    found = {first}
+    topic = next(name for name in pydoc_data.topics.topics if shares(name))
+    with monkeypatch.context() as patch:
+        patch.setitem(pydoc_data.topics.topics, topic, "another text\n" * 999)
+        found.add(key())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "9.9")
+        found.add(key())
+    folder = Path(shutil.copytree(Path(networks.__file__).parent, tmp_path / "networks"))
+    with (folder / "decoder.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "__file__", str(folder / "__init__.py"))
+        found.add(key())
+    assert len(found) == 4
+    assert key() == first
+
+
+def shares(topic: str) -> bool:
+    """Return whether a topic is part of the text that batches are cut from."""
+    words: str = pydoc_data.topics.topics[topic]
+    return len(words) > 999 and words.strip()[:200] in topics("calibration").content
 
 
 def test_terminals_that_few_layers_have_are_read_where_they_are(
