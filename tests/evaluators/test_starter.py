@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import platform
 import re
 from collections import Counter
 from pathlib import Path
@@ -114,12 +113,6 @@ def figures(family: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_card_is_true_on_the_topics(family: str) -> None:
-    card = (starter_folder(family) / "README.md").read_text(encoding="utf-8")
-    made_with = re.search(r"Python (\d+\.\d+)", card)
-    assert made_with is not None
-    here = ".".join(platform.python_version_tuple()[:2])
-    if made_with[1] != here:
-        pytest.skip(f"topics differ: the card is of Python {made_with[1]}, this is {here}")
     model, tokenizer = load(family)
     ids = encode(tokenizer, [topics("validation").content])
     assert perplexity(model, ids, 512) == pytest.approx(
