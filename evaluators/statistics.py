@@ -322,12 +322,12 @@ def _complete(
     Raises:
         ModelError: No sibling of a layer computed something either.
     """
-    known = [name for name in reached if names <= found[name].keys()]
+    known = [name for name in layers if name in reached and names <= found[name].keys()]
     siblings: dict[int, list[str]] = {}
     for name in known:
         siblings.setdefault(id(layers[name].parameter), []).append(name)
     means: dict[int, dict[str, Tensor]] = {}
-    for name in layers.keys() - set(known):
+    for name in sorted(layers.keys() - set(known)):
         home = id(layers[name].parameter)
         if home not in siblings:
             raise ModelError(

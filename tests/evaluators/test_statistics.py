@@ -532,7 +532,7 @@ def test_what_determines_a_statistic_is_in_the_key(
     elif change == "version":
         monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     else:
-        monkeypatch.setattr(f"{change}.__version__", "0.0")
+        monkeypatch.setattr(getattr(module, change), "__version__", "0.0")
     found = cache("x_norm", blocks=blocks)
     assert cache.take_measured() == ["x_norm"]
     assert same(found, collect(cache.loaded, blocks, ["x_norm"]))
