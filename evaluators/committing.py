@@ -16,6 +16,7 @@ from torch import Tensor
 from autoproxy.errors import ConfigError, ModelError
 from autoproxy.language.expression import Expression
 from evaluators.config import PruningConfig
+from evaluators.hessian import SECOND_MOMENTS
 from evaluators.methods import METHODS
 from evaluators.models import LoadedModel, find_dtype, load_model, longest_sequence
 from evaluators.perplexity import perplexity
@@ -96,19 +97,36 @@ def commit(
 
 def _needs(config: PruningConfig, source: Source, candidate: Expression | str) -> Needs:
     """Return the room that a configuration takes."""
-    if isinstance(candidate, str):
-        read = METHODS[candidate].needs
-        return needs(source, read, dtype=config.dtype, group=config.group, by_method=True)
-    terminals = candidate.terminals()
-    if not config.stream:
-        wanted = needs(source, terminals, dtype=config.dtype, group=config.group)
-        return dataclasses.replace(wanted, advice=(*wanted.advice, *_advised(config, terminals)))
+    by_method = isinstance(candidate, str)
+    read = METHODS[candidate].needs if isinstance(candidate, str) else candidate.terminals()
+    if config.stream:
+        walks = 2 if config.mode == "sequential" and read & WALKED else 1
+        states = walks * _states(config)
+        return streamed_needs(source, read, dtype=config.dtype, group=config.group, states=states)
+    whole = config.allocation == "metric"  # which compares importances over the model first
+    group = "model" if whole else config.group
+    in_turn = by_method or config.mode == "sequential" or bool(read & SECOND_MOMENTS)
+    found = needs(
+        source,
+        read,
+        dtype=config.dtype,
+        group=group,
+        by_method=by_method,
+        states=_states(config) if in_turn else 0,
+    )
+    if by_method:
+        return found
+    advice = [a for a in found.advice if not (whole and a.startswith("--group"))]
+    more = ("--allocation uniform",) if whole else _advised(config, read)
+    return dataclasses.replace(found, advice=(*advice, *more))
+
+
+def _states(config: PruningConfig) -> int:
+    """Return the bytes of the hidden states of the calibration sequences."""
     planned: Any = planned_model(config.model).config
-    text = planned.get_text_config()
     tokens = config.calibration_blocks * config.sequence_length(longest_sequence(planned))
-    walks = 2 if config.mode == "sequential" and terminals & WALKED else 1
-    states = walks * tokens * text.hidden_size * find_dtype(config.dtype).itemsize
-    return streamed_needs(source, terminals, dtype=config.dtype, group=config.group, states=states)
+    width: int = planned.get_text_config().hidden_size
+    return tokens * width * find_dtype(config.dtype).itemsize
 
 
 def _advised(config: PruningConfig, terminals: frozenset[str]) -> tuple[str, ...]:

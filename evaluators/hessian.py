@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from autoproxy.errors import ModelError
+
 DAMPING = 0.01
 """Share of the mean diagonal of H that is added to it before it is inverted."""
 
@@ -20,8 +22,17 @@ def damped(hessian: Tensor) -> Tensor:
     outweighs up to 160,000 inputs: a Cholesky factor always exists.
 
     Args:
-        hessian: (d_in, d_in), symmetric, of finite entries.
+        hessian: (d_in, d_in), symmetric.
+
+    Raises:
+        ModelError: An entry is not finite.
     """
+    if not torch.isfinite(hessian).all():
+        raise ModelError(
+            "what flows into a layer is too large for H = (2/N) sum x x^T, as with float16, which "
+            "holds no number above 65504; ask for --dtype bfloat16 or float32, or for a metric "
+            "without h_inv and u_diag"
+        )
     raised = hessian.to(torch.float64, copy=True)
     diagonal = raised.diagonal()
     damping = DAMPING * diagonal.mean()

@@ -134,10 +134,13 @@ def weights_of(layers: Mapping[str, Layer]) -> dict[str, Tensor]:
 
 
 def _stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers 5.23
+    inside = set(decoder.modules())  # a model that sees images has a stack for them, too
     stacks = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
+        if module in inside
+        and isinstance(module, nn.ModuleList)
         and len(module)
         and all(isinstance(layer, GradientCheckpointingLayer) for layer in module)
     ]

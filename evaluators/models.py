@@ -210,13 +210,20 @@ def find_device(name: str) -> torch.device:
         ConfigError: There is none of that name.
     """
     try:
-        device = torch.device(name)
+        device: torch.device | None = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}; write cpu, cuda or cuda:0") from None
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"unknown device {name!r}; write cpu, cuda or cuda:0")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device {name!r} was asked for, but this torch ({torch.__version__}) sees no CUDA "
             "device; use --device cpu"
+        )
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError(
+            f"device {name!r} was asked for, and there are {count} CUDA devices; write cuda:0 to "
+            f"cuda:{count - 1}"
         )
     return device
 

@@ -1,12 +1,16 @@
 """How well a model predicts a text: likelihood, perplexity, and divergence from the dense one."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from autoproxy.errors import ModelError
 
@@ -44,7 +48,7 @@ class Reference:
     def __init__(self, model: PreTrainedModel, blocks: Tensor) -> None:
         self.blocks = blocks
         self._head = output_head(model)
-        self._embedding = linear_head(model)
+        self._embedding = linear_head(model, self._head)
         self._hidden = [_hidden(model, block) for block in blocks]
         self._dense: dict[int, _Dense] = {}
 
@@ -113,9 +117,10 @@ def _hidden(model: PreTrainedModel, block: Tensor) -> Tensor:
 def output_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """Return the function from last hidden states to float32 logits.
 
-    Most families' is their output embedding alone, Gemma 2 caps it softly. It is tried on a few
-    tokens against the model itself, so that a family with another twist is refused and never
-    measured wrongly.
+    It is the model's own: it runs with its decoder answered by the states, so that what a family
+    does besides its output embedding (Gemma 2 caps logits, Granite and Cohere scale them) is done.
+    It is tried on a few tokens against the whole model, so that a family with another twist is
+    refused and never measured wrongly.
 
     Raises:
         ModelError: What comes out is not what the model gives.
@@ -123,39 +128,88 @@ def output_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers 5.23
     if not isinstance(head, nn.Module):
         raise ModelError(f"{type(model).__name__} has no output head; give a language model")
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    whole, answer = _whole(model)
 
     def logits(hidden: Tensor) -> Tensor:
-        plain: Tensor = head(hidden)
-        return (plain if cap is None else torch.tanh(plain / cap) * cap).float()
+        ids = torch.ones(1, len(hidden), dtype=torch.long, device=model.device)  # of no matter
+        with _answered(model, dataclasses.replace(answer, last_hidden_state=hidden.unsqueeze(0))):
+            found: Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
+        return found
 
-    _check_head(model, logits)
+    _check_head(model, logits, whole)
     return logits
 
 
-def linear_head(model: PreTrainedModel) -> Tensor | None:
+def linear_head(model: PreTrainedModel, logits: Callable[[Tensor], Tensor]) -> Tensor | None:
     """Return the output embedding W (vocabulary, width), or None where logits are not W h + b.
 
     None, too, in half precision: logits rounded to eight bits are no longer linear in the states.
+
+    Args:
+        model: In evaluation mode.
+        logits: Its `output_head`, which is compared on a few tokens.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers 5.23
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    linear = type(head) is nn.Linear and head.weight.dtype == torch.float32 and cap is None
-    return head.weight.detach() if linear else None
+    if type(head) is not nn.Linear or head.weight.dtype != torch.float32:
+        return None
+    with torch.inference_mode():
+        hidden = _hidden(model, _few_tokens(model))
+        plain, found = head(hidden), logits(hidden)
+    near = torch.allclose(plain, found, rtol=1e-6, atol=1e-6 * float(found.abs().max()))
+    return head.weight.detach() if near else None
+
+
+def _few_tokens(model: PreTrainedModel) -> Tensor:
+    return torch.arange(1, 9, device=model.device)
+
+
+def _decoder(model: PreTrainedModel) -> nn.Module:
+    """Return the module that gives last hidden states; a head may lie around a part of the base."""
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers 5.23
+    return decoder
 
 
 @torch.inference_mode()
-def _check_head(model: PreTrainedModel, logits: Callable[[Tensor], Tensor]) -> None:
-    ids = torch.arange(1, 9, device=model.device)
-    whole = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0].float()
-    ours = logits(_hidden(model, ids))
+def _whole(model: PreTrainedModel) -> tuple[Tensor, Any]:
+    """Return the model's logits of a few tokens, and what its decoder gives, empty."""
+    seen: list[Any] = []
+    handle = _decoder(model).register_forward_hook(lambda *called: seen.append(called[2]))
+    try:
+        ids = _few_tokens(model).unsqueeze(0)
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
+    finally:
+        handle.remove()
+    given = seen[-1] if seen else None
+    if not isinstance(given, ModelOutput):
+        raise _untold(model)
+    return logits, type(given)()
+
+
+@contextmanager
+def _answered(model: PreTrainedModel, answer: object) -> Iterator[None]:
+    """Let `answer` be what the decoder computes, for the block."""
+    decoder: Any = _decoder(model)
+    decoder.forward = lambda *_, **__: answer
+    try:
+        yield
+    finally:
+        del decoder.forward
+
+
+@torch.inference_mode()
+def _check_head(model: PreTrainedModel, logits: Callable[[Tensor], Tensor], whole: Tensor) -> None:
+    ours = logits(_hidden(model, _few_tokens(model)))
     if not torch.isfinite(whole).all():  # a model in ruins is told by its values
         return
     if not torch.allclose(ours, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
-        raise ModelError(
-            f"the family {model.config.model_type!r} computes its logits by more than its output "
-            "embedding, which is not supported; give another model, or report this"
-        )
+        raise _untold(model)
+
+
+def _untold(model: PreTrainedModel) -> ModelError:
+    return ModelError(
+        f"the family {model.config.model_type!r} computes its logits by more than its last hidden "
+        "states, which is not supported; give another model, or report this"
+    )
 
 
 @torch.inference_mode()

@@ -101,6 +101,8 @@ class PruningEvaluator:
         roles: The texts that are read at once and kept apart; that of the search is read when
             something is searched.
         loaded: The model, where another evaluator of it holds it already.
+        spare: Dense copies of its weights between one mask and the next, which evaluators of one
+            model share.
     """
 
     asks: type[PruningConfig] = PruningConfig
@@ -117,6 +119,7 @@ class PruningEvaluator:
         notice: Callable[[str], None],
         roles: Sequence[str] = ("calibration", "text"),
         loaded: LoadedModel | None = None,
+        spare: dict[str, Tensor] | None = None,
     ) -> None:
         self._config = config
         self._texts = Texts(config, *roles)
@@ -144,7 +147,7 @@ class PruningEvaluator:
         self._prober = Prober(self._model, self._decider.pattern, probed, config.seed)
         self._masks: OrderedDict[str, Masks] = OrderedDict()
         self._begun: dict[str, list[Comparison]] = {}  # by key, on the first blocks
-        self._spare: dict[str, Tensor] = {}  # dense copies, while no mask is applied
+        self._spare = {} if spare is None else spare  # dense copies, while no mask is applied
 
     def _note_skipped(self, notice: Callable[[str], None]) -> None:
         """Say which parameters stay dense, and why."""

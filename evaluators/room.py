@@ -51,6 +51,7 @@ def needs(
     dtype: str,
     group: str,
     by_method: bool = False,
+    states: int = 0,
 ) -> Needs:
     """Return what pruning a model and writing it takes.
 
@@ -61,6 +62,8 @@ def needs(
         group: Where importances are compared.
         by_method: Whether a method makes new weights, with statistics of one decoder layer at a
             time, rather than a formula masks.
+        states: Bytes of the hidden states of the calibration sequences, where one decoder layer
+            after another is measured.
     """
     weights, bits = source.prunable_weights, source.prunable_weights // 8
     computed = source.parameters * find_dtype(dtype).itemsize
@@ -68,7 +71,7 @@ def needs(
     large = _large(terminals)
     collecting = 4 * weights * (large + (large > 0))  # one is copied when it is written
     if terminals & SECOND_MOMENTS:
-        collecting += _second_moments(source.shapes, in_turn=by_method)
+        collecting += _second_moments(source.shapes)
     largest = max(d_out * d_in for d_out, d_in in source.shapes.values())
     together = _together(source.shapes, group)
     # Per row and N:M a layer is worked on in tiles, and is copied if its type is converted;
@@ -79,7 +82,7 @@ def needs(
     new = weights * find_dtype(dtype).itemsize if by_method else 0
     retyped = _retyped(source, stored)
     return Needs(
-        measuring=computed + bits + max(collecting, selecting) + 2 * new,
+        measuring=computed + bits + max(collecting + states, selecting) + 2 * new,
         loading=max(computed, stored + bits + retyped + new),
         out=stored + bits + SMALL_FILES,
         cache=4 * weights * large,
@@ -106,7 +109,7 @@ def streamed_needs(
     bits, large = source.prunable_weights // 8, _large(terminals)
     collecting = 4 * layer * (large + (large > 0))
     if terminals & SECOND_MOMENTS:
-        collecting += max(_second_moments(shapes, in_turn=True) for shapes in layers)
+        collecting += _second_moments(source.shapes)
     selecting = 4 * layer * large + max(3 * 4 * largest, 9 * layer * (group == "layer"))
     computed, held = find_dtype(dtype).itemsize, find_dtype(source.dtype).itemsize
     stored = held * source.parameters
@@ -233,18 +236,16 @@ def _retyped(source: Source, stored: int) -> int:
     return min(stored, SHARD_BYTES) if len(set(source.types.values())) > 1 else 0
 
 
-def _second_moments(shapes: Mapping[str, tuple[int, int]], *, in_turn: bool) -> int:
-    """Return the bytes of x x^T in float64, one for each width of each decoder layer.
+def _second_moments(shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Return the bytes of x x^T in float64, one for each width, of one decoder layer at a time.
 
     Three more of the widest are held while it is inverted.
 
     Args:
         shapes: (d_out, d_in) of each layer.
-        in_turn: Whether those of one decoder layer are held at a time.
     """
     widths = [{d_in for _, d_in in part.values()} for part in _by_decoder_layer(shapes).values()]
-    sizes = [sum(8 * d_in**2 for d_in in part) for part in widths]
-    held = max(sizes) if in_turn else sum(sizes)
+    held = max(sum(8 * d_in**2 for d_in in part) for part in widths)
     return held + 3 * 8 * max(d_in for _, d_in in shapes.values()) ** 2
 
 

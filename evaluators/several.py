@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+from torch import Tensor
+
 from autoproxy.errors import ConfigError
 from autoproxy.evaluation import (
     BLOCK,
@@ -30,6 +32,7 @@ from evaluators.calibrated import WANDA
 from evaluators.config import PruningConfig
 from evaluators.models import LoadedModel, load_model
 from evaluators.pruning import PruningEvaluator
+from evaluators.room import check_loading
 
 _STRICTEST_FIRST = (Blindness.NOTHING, Blindness.WHOLE, Blindness.MATRIX, Blindness.ROW)
 _LISTS = frozenset({"calibration", "validation", "text"})
@@ -40,7 +43,8 @@ SMALLEST = 1e-12
 class SeveralEvaluator:
     """Measures importances under several conditions at once.
 
-    Models that conditions share are held once; memory is otherwise that of the conditions together.
+    Models that conditions share are held once, with one dense copy of their weights; memory is
+    otherwise that of the conditions together.
 
     Args:
         configs: Two conditions or more; they have as many validation blocks each.
@@ -56,14 +60,19 @@ class SeveralEvaluator:
     ) -> None:
         _check(configs)
         loaded: dict[tuple[str, str, str], LoadedModel] = {}
+        spare: dict[tuple[str, str, str], dict[str, Tensor]] = {}
         self.conditions: list[PruningEvaluator] = []
         for config in configs:
             which = (config.model, config.device, config.dtype)
             if which not in loaded:
                 model, device, dtype = which
+                check_loading(model, device=device, dtype=dtype)
                 loaded[which] = load_model(model, device=device, dtype=dtype)
+            copies = spare.setdefault(which, {})
             self.conditions.append(
-                PruningEvaluator(config, cache=cache, notice=notice, loaded=loaded[which])
+                PruningEvaluator(
+                    config, cache=cache, notice=notice, loaded=loaded[which], spare=copies
+                )
             )
         self._reference: dict[tuple[int, float], float] = {}
         self._keep_apart()
@@ -92,6 +101,8 @@ class SeveralEvaluator:
                 "pattern=2:4"
             )
         configs = [PruningConfig.from_options(merged(common, words)) for words in said]
+        if any(config.stream for config in configs):
+            raise ConfigError("stream is for `autoproxy prune` alone; leave it away")
         return cls(configs, cache=cache, notice=notice)
 
     def __enter__(self) -> Self:

@@ -26,7 +26,7 @@ from evaluators.behaviour import Probe, judge_orders
 from evaluators.committing import Decision, few_logits
 from evaluators.config import PruningConfig
 from evaluators.deciding import Masks
-from evaluators.layers import decoder_layers
+from evaluators.layers import decoder_layers, stack_name
 from evaluators.masks import Unstructured, applied, keep_mask, mask_hash, pack, unpack
 from evaluators.models import LoadedModel, load_model
 from evaluators.pruning import PruningEvaluator
@@ -38,7 +38,6 @@ from evaluators.units import (
     cut,
     passed_by,
     places,
-    stack_name,
     without_columns,
 )
 from evaluators.writing import let_read, note_unread, save_folder, write_masks

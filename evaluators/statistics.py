@@ -59,8 +59,9 @@ def collect(
 ) -> Statistics:
     """Measure statistics of every prunable layer over calibration blocks.
 
-    One forward pass a block gives all of inputs and outputs, one backward pass all gradients,
-    one replay of each decoder layer the regional gradients; only what `names` asks is done. An
+    One forward pass a block gives all of inputs and outputs, but second moments, for which another
+    goes from decoder layer to decoder layer; one backward pass all gradients, one replay of each
+    decoder layer the regional gradients; only what `names` asks is done. An
     expert that no token chose has the mean of those of its siblings that some did.
 
     Args:
@@ -76,10 +77,11 @@ def collect(
     layers = prunable(loaded.model)
     found: Statistics = {name: {} for name in layers}
     unchosen: set[str] = set()
-    if wanted & FLOWING:
-        model = loaded.model
-        runs = [functools.partial(_forward, model, block) for block in blocks]
-        _merge(found, flows(layers, runs, wanted, unchosen))
+    if plain := wanted & FLOWING - SECOND_MOMENTS:
+        runs = [functools.partial(_forward, loaded.model, block) for block in blocks]
+        _merge(found, flows(layers, runs, plain, unchosen))
+    if second := wanted & SECOND_MOMENTS:
+        _merge(found, _flows_in_turn(loaded.model, layers, blocks, second, unchosen))
     if wanted & GRADIENTS:
         _merge(found, _gradients(loaded.model, layers, blocks, wanted, unchosen))
     if "g_region" in wanted:
@@ -320,12 +322,12 @@ def _complete(
     Raises:
         ModelError: No sibling of a layer computed something either.
     """
-    known = [name for name in reached if names <= found[name].keys()]
+    known = [name for name in layers if name in reached and names <= found[name].keys()]
     siblings: dict[int, list[str]] = {}
     for name in known:
         siblings.setdefault(id(layers[name].parameter), []).append(name)
     means: dict[int, dict[str, Tensor]] = {}
-    for name in layers.keys() - set(known):
+    for name in sorted(layers.keys() - set(known)):
         home = id(layers[name].parameter)
         if home not in siblings:
             raise ModelError(
@@ -345,6 +347,25 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     for value in values[1:]:
         total += value
     return total / len(values)
+
+
+def _flows_in_turn(
+    model: PreTrainedModel,
+    layers: Mapping[str, Layer],
+    blocks: Tensor,
+    wanted: frozenset[str],
+    unchosen: set[str],
+) -> Statistics:
+    """Return what `flows` does, with second moments of one decoder layer at a time in memory.
+
+    Those of all are d_in^2 numbers in float64 for each of hundreds of inputs: 44 GB of 7B.
+    """
+    found: Statistics = {}
+    walk = Walk(model, blocks)
+    for number, here in enumerate(_by_decoder_layer(model, layers)):
+        found |= flows(here, walk.runs(number), wanted, unchosen)
+        walk.step(number)
+    return found
 
 
 def _forward(model: PreTrainedModel, block: Tensor) -> None:
@@ -378,6 +399,9 @@ def _gradients(
         if "g_token" in wanted:
             _add_by_token(found[name]["g_token"], x, y)
 
+    # A router's balance is no part of how well the next token is told.
+    routed = hasattr(model.config.get_text_config(), "output_router_logits")
+    plain = {"output_router_logits": False} if routed else {}
     with ExitStack() as stack:
         stack.enter_context(gradients_taken(layers, take))
         for name, layer in layers.items() if "g_token" in wanted else ():
@@ -385,7 +409,7 @@ def _gradients(
         stack.enter_context(watched(layers, see))
         for block in blocks:
             ids = block.unsqueeze(0).to(model.device)
-            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+            model(input_ids=ids, labels=ids, use_cache=False, **plain).loss.backward()
     for values in found.values():
         for name in {"g_norm", "g_token"} & values.keys():
             values[name].sqrt_()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from autoproxy.errors import ConfigError, ModelError, unknown_name
-from evaluators.layers import Layer, decoder_layers, prunable
+from evaluators.layers import Layer, decoder_layers, prunable, stack_name
 from evaluators.statistics import hooked
 
 UNITS = ("channels", "heads", "blocks")
@@ -38,8 +38,11 @@ _ATTENTIONS = (
 _WIDTHS = ("ffn_dim", "n_inner", "intermediate_size")
 """What configurations call the number of channels."""
 
-_OF_A_LAYER = ("layer_types", "mlp_layer_types")
-"""Entries of configurations with one word for each decoder layer."""
+_NUMBERS = ("mlp_only_layers", "moe_layers")
+"""Entries of configurations that are numbers of decoder layers."""
+
+_OF_NO_LAYER = ("architectures", "bos_token_id", "eos_token_id", "pad_token_id")
+"""Lists in configurations that are as long as there are decoder layers by chance alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +129,22 @@ def shrunk_config(
                 "head_dim": width,  # else it would follow from the number of heads
             }
         case _:
-            changes = {"num_hidden_layers": len(kept)}
-            for name in _OF_A_LAYER:
-                words = getattr(config, name, None)
-                if words is not None:
-                    changes[name] = [words[number] for number in kept]
+            changes = {"num_hidden_layers": len(kept), **_shorter_lists(config, kept)}
     changes = {config.attribute_map.get(name, name): value for name, value in changes.items()}
     return type(config).from_dict({**config.to_dict(), **changes}), changes
+
+
+def _shorter_lists(config: PreTrainedConfig, kept: Sequence[int]) -> dict[str, list[Any]]:
+    """Return the lists of a configuration that speak of decoder layers, of those that stay."""
+    changes: dict[str, list[Any]] = {}
+    for name, held in config.to_dict().items():
+        if not isinstance(held, list | tuple) or name in _OF_NO_LAYER:
+            continue
+        if name in _NUMBERS:
+            changes |= {name: [new for new, old in enumerate(kept) if old in held]} if held else {}
+        elif len(held) == config.num_hidden_layers:  # a word for each
+            changes[name] = [held[number] for number in kept]
+    return changes
 
 
 def check_expressible(model: PreTrainedModel, unit: str, kept: int) -> None:
@@ -161,13 +173,6 @@ def check_expressible(model: PreTrainedModel, unit: str, kept: int) -> None:
     if found != wanted:
         name = min(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         raise _inexpressible(model, unit, f"{name} would not be {wanted.get(name)}")
-
-
-def stack_name(model: PreTrainedModel) -> str:
-    """Return the dotted name of the list of decoder layers."""
-    stack = decoder_layers(model)
-    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
-    return names[stack]
 
 
 def without_columns(place: Place, keep: Tensor, weight: Tensor) -> Tensor:
@@ -270,7 +275,7 @@ def _head_counts(model: PreTrainedModel) -> tuple[int, int, int]:
     Raises:
         ModelError: The former are not shared out evenly.
     """
-    config = model.config
+    config = model.config.get_text_config()
     queries = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or queries)
     if queries % groups:

@@ -45,6 +45,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 24},
     ),
     "qwen3-moe": ("Qwen3MoeConfig", {**HEADS, **EXPERTS}),
+    # Their logits are scaled.
+    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 4.0}),
+    "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.25}),
     # What each token gives to each layer, and keys and values that later layers share.
     "gemma4": (
         "Gemma4TextConfig",

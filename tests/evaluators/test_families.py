@@ -16,8 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from evaluators.layers import is_experts, prunable, skipped, weights_of
 from evaluators.masks import Unstructured, applied, keep_mask
 from evaluators.models import LoadedModel
-from evaluators.perplexity import block_losses
+from evaluators.perplexity import block_losses, output_head
 from evaluators.statistics import collect
+from evaluators.walk import Walk
 from tests.evaluators.families import FAMILIES, HEADS, model_of_family
 from tests.evaluators.tiny import mean_loss, save, state
 
@@ -58,6 +59,28 @@ def test_routers_stay_dense_whatever_they_are_made_of(name: str) -> None:
     # Llama 4 stores experts as (expert, in, out), which no statistic and no mask was made for.
     experts = [n for n in skipped(routed) if "experts" in n]
     assert len(experts) == (4 if name == "Llama4TextConfig" else 0)
+
+
+def test_a_model_that_sees_images_is_pruned_in_its_language_alone() -> None:
+    """Gemma 3 from 4B on: a stack of layers for images besides, which takes no token."""
+    text = {**HEADS, "layer_types": ["sliding_attention", "full_attention"]}
+    image = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    image |= {"num_attention_heads": 4, "image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(text_config=text, vision_config=image)
+    seeing = AutoModelForCausalLM.from_config(config).eval().requires_grad_(requires_grad=False)
+    assert len(prunable(seeing)) == 2 * 7
+    assert not any("vision" in name for name in prunable(seeing))
+    assert not any("vision" in name for name in skipped(seeing))
+    found = collect(loaded(seeing), blocks(), ["x_norm", "g_region", "g_norm", "block_angle"])
+    assert all(bool((v > 0).any()) for values in found.values() for v in values.values())
+    walk = Walk(seeing, blocks())
+    for number in range(2):
+        walk.step(number)
+    ids = blocks()[:1]
+    with torch.no_grad():
+        logits = seeing(ids, use_cache=False).logits[0]
+        ours = output_head(seeing)(next(iter(walk.leave())))
+    torch.testing.assert_close(ours, logits)
 
 
 def test_every_matrix_of_the_decoder_is_pruned_or_listed(model: PreTrainedModel) -> None:
@@ -209,6 +232,17 @@ def test_gradients_token_by_token(model: PreTrainedModel) -> None:
         least = values["g"].abs() / LENGTH**0.5  # Cauchy and Schwarz
         assert bool((values["g_token"] >= 0.999 * least - 1e-9).all()), name
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+
+
+def test_gradients_are_without_a_router_s_balance() -> None:
+    """A configuration may ask for its loss, which transformers adds to that of the next token."""
+    plain = model_of_family("mixtral")
+    asking = model_of_family("mixtral")
+    asking.config.output_router_logits = True
+    asking.config.router_aux_loss_coef = 10.0
+    one, other = (collect(loaded(m), blocks()[:1], ["g"]) for m in (plain, asking))
+    for name, values in one.items():
+        assert torch.equal(values["g"], other[name]["g"])
 
 
 def chosen_experts(model: PreTrainedModel, tokens: Tensor) -> dict[str, set[int]]:

@@ -177,7 +177,16 @@ def test_an_unknown_type_names_the_nearest(saved: Path) -> None:
 
 
 def test_an_unknown_device_says_what_there_is(saved: Path) -> None:
-    assert "write cpu, cuda or cuda:0" in refusal(saved, device="gpu")
+    for device in ("gpu", "meta", "mps"):
+        assert "write cpu, cuda or cuda:0" in refusal(saved, device=device)
+
+
+def test_a_cuda_device_beyond_those_there_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "there are 2 CUDA devices; write cuda:0 to cuda:1" in refusal(saved, device="cuda:9")
 
 
 def test_a_cuda_device_that_is_not_there_is_refused(

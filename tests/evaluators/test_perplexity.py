@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from evaluators import perplexity as module
 from evaluators.layers import prunable, weights_of
 from evaluators.masks import applied
-from evaluators.perplexity import Reference, block_losses, linear_head, perplexity
+from evaluators.perplexity import Reference, block_losses, linear_head, output_head, perplexity
+from tests.evaluators.families import model_of_family
 from tests.evaluators.tiny import VOCABULARY_SIZE, tiny_model
 
 
@@ -73,20 +74,23 @@ def test_the_dense_model_does_not_diverge_from_itself(
     assert [c.nll for c in found] == pytest.approx(block_losses(model, blocks), rel=1e-6)
 
 
-@pytest.mark.parametrize("change", ["none", "bias", "half", "cap"])
+@pytest.mark.parametrize("change", ["none", "bias", "half", "cap", "scale"])
 def test_linear_logits_give_what_whole_logits_do(
     model: PreTrainedModel, blocks: Tensor, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the short formula where logits are linear, and never where they are not."""
-    head = model.get_output_embeddings()
     if change == "bias":
+        head = model.get_output_embeddings()
         head.bias = nn.Parameter(torch.linspace(-3, 3, VOCABULARY_SIZE))
     if change == "half":
         model.bfloat16()
     if change == "cap":
+        model = model_of_family("gemma2")  # its own forward is asked, and LLaMA's has no cap
         model.config.final_logit_softcapping = 2.0
-        monkeypatch.setattr(module, "_check_head", lambda *_: None)  # LLaMA itself has no cap
-    assert (linear_head(model) is None) == (change in {"half", "cap"})
+    if change == "scale":
+        model = model_of_family("granite")
+    given = linear_head(model, output_head(model))
+    assert (given is None) == (change in {"half", "cap", "scale"})
 
     def measure() -> list[module.Comparison]:
         reference = Reference(model, blocks)
@@ -94,11 +98,24 @@ def test_linear_logits_give_what_whole_logits_do(
             return list(reference.compare(model))
 
     found = measure()
-    monkeypatch.setattr(module, "linear_head", lambda _: None)
+    monkeypatch.setattr(module, "linear_head", lambda *_: None)
     for ours, whole in zip(found, measure(), strict=True):
         assert ours.kl == pytest.approx(whole.kl, rel=1e-5)
         assert ours.nll == pytest.approx(whole.nll, rel=1e-6)
         assert whole.kl > 0.01
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2", "granite", "cohere"])
+def test_the_head_is_the_model_s_own(family: str, blocks: Tensor) -> None:
+    """Whatever stands between last hidden states and logits: a cap, a scale, another decoder."""
+    model = model_of_family(family)
+    before = model.get_decoder().forward
+    head = output_head(model)
+    with torch.no_grad():
+        states = model.base_model(input_ids=blocks[:1], use_cache=False).last_hidden_state[0]
+        whole = model(input_ids=blocks[:1], use_cache=False).logits[0]
+        torch.testing.assert_close(head(states[5:9]), whole[5:9], rtol=1e-5, atol=1e-5)
+    assert model.get_decoder().forward == before
 
 
 def test_a_reference_knows_the_dense_losses(model: PreTrainedModel, blocks: Tensor) -> None:

@@ -25,6 +25,7 @@ from evaluators.drawing import (
     anywhere_windows,
     document_windows,
 )
+from evaluators.methods import METHODS, check_asked
 from evaluators.models import load_model
 from evaluators.protocols import C4, PROTOCOLS
 from evaluators.pruning import PruningEvaluator
@@ -450,3 +451,10 @@ def test_without_a_protocol_nothing_changes(tmp_path: Path) -> None:
         for word in ("protocol", "departures", "windows", "text_join", "special_tokens"):
             assert word not in made.report_protocol()
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+def test_an_anchor_of_sparsegpt_can_be_asked_for_under_ria() -> None:
+    """It compares in a way of its own, and the protocol over a matrix: docs/protocols.md."""
+    config = PruningConfig.from_options({"protocol": "ria", "group": "row"})
+    check_asked(METHODS["sparsegpt"], config.condition, config.group)
+    assert config.departures == {"group": "row"}

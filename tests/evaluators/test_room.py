@@ -17,9 +17,18 @@ from transformers import AutoModelForCausalLM
 from autoproxy.errors import ConfigError, StorageError, out_of_memory, words_of
 from autoproxy.language.parse import parse
 from evaluators import room
+from evaluators.committing import _needs
+from evaluators.config import PruningConfig
 from evaluators.room import Needs, check_loading, check_room, free_memory, needs, streamed_needs
 from evaluators.source import Source, find_source
-from tests.evaluators.tiny import edit_json, save, tiny_folder, tiny_model, write_texts
+from tests.evaluators.tiny import (
+    edit_json,
+    save,
+    tiny_folder,
+    tiny_model,
+    tiny_options,
+    write_texts,
+)
 
 
 def source(dtype: torch.dtype = torch.float16) -> Source:
@@ -46,7 +55,31 @@ def test_needs_are_what_they_are_by_hand() -> None:
     assert method.out == gradients.out
     assert method.cache == 0
     hessian = needs(source(), frozenset({"W", "h_inv"}), dtype="float32", group="row")
-    assert hessian.measuring == 4 * 3_000_000 + bits + (2 + 3) * 8 * 500**2
+    assert hessian.measuring == 4 * 3_000_000 + bits + (1 + 3) * 8 * 500**2
+    assert replace(hessian, measuring=hessian.measuring + 99) == needs(
+        source(), frozenset({"W", "h_inv"}), dtype="float32", group="row", states=99
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "walked"), [("abs(W)", 0), ("square(W) / h_inv", 4 * 32 * 16 * 4)]
+)
+def test_an_allocation_by_the_metric_compares_the_whole_model(
+    tmp_path: Path, text: str, walked: int
+) -> None:
+    """Row by row is what comes after: all importances are held at once before."""
+    plain = {k: v for k, v in tiny_options(tmp_path).items() if k != "sparsity"}
+    config = PruningConfig.from_options({**plain, "sparsity": "0.5", "allocation": "metric"})
+    held = find_source(config.model)
+    found = _needs(config, held, parse(text))
+    names = parse(text).terminals()
+    assert found.measuring == max(
+        needs(held, names, dtype="float32", group="model", states=walked).measuring,
+        needs(held, names, dtype="float32", group="model").measuring,
+    )
+    assert found.measuring > needs(held, names, dtype="float32", group="row").measuring
+    assert "--allocation uniform" in found.advice
+    assert "--group row" not in found.advice
 
 
 def test_inputs_of_one_width_share_what_is_held_of_them() -> None:
@@ -61,7 +94,7 @@ def test_inputs_of_one_width_share_what_is_held_of_them() -> None:
         return found.measuring - new - 4 * uneven.parameters - 3_000_000 // 8
 
     assert held("moments", by_method=True) == 8 * (500**2 + 1000**2) + 3 * 8 * 1000**2
-    assert held("h_inv", by_method=False) == 8 * (2 * 500**2 + 1000**2) + 3 * 8 * 1000**2
+    assert held("h_inv", by_method=False) == 8 * (500**2 + 1000**2) + 3 * 8 * 1000**2
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,24 @@ def test_a_search_is_not_scored_on_the_report_text_of_another_condition(
     with pytest.raises(ConfigError, match=words):
         several(tmp_path, f"text={report}", f"{role}={report} text={own} sparsity=0.4")
     several(tmp_path, "sparsity=0.5", "sparsity=0.4")  # the same texts in both are as ever
+
+
+def test_conditions_of_one_model_share_its_dense_copy(tmp_path: Path) -> None:
+    evaluator = several(tmp_path, "sparsity=0.5", "sparsity=0.4")
+    list(evaluator.measure([parse("abs(W)")], 1.0))
+    one, other = (condition._spare for condition in evaluator.conditions)
+    assert one is other
+    assert one
+
+
+def test_streaming_is_refused_as_in_any_search(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="stream is for `autoproxy prune` alone"):
+        several(tmp_path, "sparsity=0.5", "sparsity=0.4", stream=True)
+
+
+def test_memory_is_looked_at_before_a_model_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.room.free_memory", lambda: 1000)
+    with pytest.raises(ConfigError, match="are free; what helps"):
+        several(tmp_path, "sparsity=0.5", "sparsity=0.4")

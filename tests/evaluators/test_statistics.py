@@ -303,6 +303,15 @@ def test_inputs_that_are_all_dead_count_as_one() -> None:
         assert flow.statistics(1, frozenset({name}))[name].tolist() == [[1.0, 1.0, 1.0]]
 
 
+def test_moments_that_are_not_finite_are_said_in_words() -> None:
+    """float16 overflows to infinity, and a factorisation of it ended in a traceback."""
+    flow = module._Flow(3, torch.device("cpu"), second_moments=True)
+    flow.add(torch.full((5, 3), math.inf))
+    for name in ("h_inv", "u_diag"):
+        with pytest.raises(ModelError, match=r"float16.*--dtype bfloat16 or float32"):
+            flow.statistics(1, frozenset({name}))
+
+
 def test_variance_survives_a_large_mean() -> None:
     flow = module._Flow(2, torch.device("cpu"), second_moments=False)
     x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32) + np.float32(10_000)
@@ -391,6 +400,28 @@ def test_backward_runs_only_for_gradients(monkeypatch: pytest.MonkeyPatch) -> No
     collect(loaded_of(tiny_model()), some_blocks(), sorted(module.FLOWING))
     with pytest.raises(TypeError):
         collect(loaded_of(tiny_model()), some_blocks(), ["g"])
+
+
+def test_second_moments_of_one_decoder_layer_at_a_time_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a model with 7B parameters those of all would be 44 GB."""
+    alive, most = [0], [0]
+
+    class Counted(module._Flow):
+        def __init__(self, width: int, device: torch.device, *, second_moments: bool) -> None:
+            super().__init__(width, device, second_moments=second_moments)
+            self.size = self.moments.numel()
+            alive[0] += self.size
+            most[0] = max(most[0], alive[0])
+
+        def __del__(self) -> None:
+            alive[0] -= self.size
+
+    monkeypatch.setattr(module, "_Flow", Counted)
+    collect(loaded_of(tiny_model()), some_blocks(), ["h_inv", "x_norm"])
+    assert most[0] == 3 * 16**2 + 24**2  # inputs of q, k and v; of o; of gate and up; of down
+    assert alive == [0]
 
 
 def test_collecting_twice_gives_the_same_bits() -> None:
@@ -501,7 +532,7 @@ def test_what_determines_a_statistic_is_in_the_key(
     elif change == "version":
         monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     else:
-        monkeypatch.setattr(f"{change}.__version__", "0.0")
+        monkeypatch.setattr(getattr(module, change), "__version__", "0.0")
     found = cache("x_norm", blocks=blocks)
     assert cache.take_measured() == ["x_norm"]
     assert same(found, collect(cache.loaded, blocks, ["x_norm"]))
