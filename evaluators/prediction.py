@@ -600,12 +600,10 @@ class PredictionEvaluator:
 
     @cached_property
     def _table(self) -> Matrix:
-        """What is known of each configuration; depth, width and size are the first columns."""
-        return np.array(
-            [
-                self._columns(a, params)
-                for a, params in zip(self.benchmark.architectures, self._params, strict=True)
-            ]
+        """What is known of each configuration, once; depth, width and size come first."""
+        architectures = self.benchmark.architectures
+        table = np.array(
+            [self._columns(a, size) for a, size in zip(architectures, self._params, strict=True)]
         )
 
     def _reference(self, name: str, places: Indices) -> Vector:
@@ -615,6 +613,9 @@ class PredictionEvaluator:
         seen = np.concatenate([self.search, self.validation])
         return correlation.ridge(self._table[seen], self.quality[seen], self._table[places])
 
+        # A ridge would penalise a column less for standing there twice.
+        _, places = np.unique(table, axis=1, return_index=True)
+        return table[:, sorted({0, 1, 2, *places.tolist()})]
     def _reference_of_all(self, name: str) -> Vector | Failed:
         """Return a reference for all networks; none is predicted by a fit to its own label."""
         if name == "lexicographic":

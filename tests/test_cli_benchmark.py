@@ -47,7 +47,7 @@ def test_a_table_is_fetched_listed_and_found_by_other_commands(run: Run, tmp_pat
         "state": "fetched",
         "table": str(table),
         "networks": 12,
-        "quality": "-valid_ppl",
+        "quality": "-log valid_ppl",
         "reason": None,
     }
     assert table.read_bytes() == content

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ WRONG: dict[str, tuple[str, Callable[[], Rows], list[str]]] = {
         "gpt2-lts",
         lambda: changed(gpt2_rows(), 9, valid_ppl="inf"),
         ["row 11, column valid_ppl", "'inf'", "finite"],
+    ),
+    "no perplexity": (
+        "gpt2-lts",
+        lambda: changed(gpt2_rows(), 9, valid_ppl="0"),
+        ["row 11, column valid_ppl", "'0'", "above 0"],
     ),
     "no number": (
         "gpt2-lts",
@@ -205,7 +211,8 @@ def test_flexibert_is_built_as_declared_where_that_is_asked_for(tmp_path: Path) 
 
 def test_gpt2_terminals_are_counted(tmp_path: Path) -> None:
     benchmark = open_benchmark("gpt2-lts", write(tmp_path / "t.csv", gpt2_rows()))
-    assert benchmark.architectures[2].quality == -48
+    assert benchmark.architectures[2].quality == -math.log(48)
+    assert benchmark.quality_name == "-log valid_ppl"
     _check(benchmark, 1)
     found = benchmark.model_terminals(benchmark.architectures[1])
     assert (found["n_heads"], found["ff_width"], found["d_embed"]) == (3, (513 + 600) / 2, 128)
