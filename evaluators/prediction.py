@@ -171,6 +171,7 @@ class PredictionConfig:
             ("jobs", 1),
         ):
             value = getattr(self, name)
+            ("seed", 0),
             if value is not None:
                 at_least(name, value, least)
         size_of(self.cache_limit)

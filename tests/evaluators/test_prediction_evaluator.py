@@ -454,6 +454,8 @@ def test_cells_too_small_to_order_inside(make: Make) -> None:
     assert value(make(rows, objective="tau"), "params").value >= 0
 
 
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"declared": True}, "--declared is of flexibert alone"),
 def test_parts_are_told_apart_by_their_values_at_all_layers(make: Make) -> None:
     """What some layers lack is another value, even where it is the same number at the others."""
     evaluator = make()
