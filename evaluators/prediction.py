@@ -46,7 +46,7 @@ from evaluators.benchmarks.table import (
     Benchmark,
     open_benchmark,
 )
-from evaluators.cache import size_of
+from evaluators.cache import limit_of
 from evaluators.config import at_least, one_of
 from evaluators.judging import Jury
 from evaluators.models import find_device
@@ -99,6 +99,7 @@ FURTHER = (
 )
 """What a report says besides; what ranks is the objective."""
 
+USUAL_LIMIT = "8GB"
 OBJECTIVES = ("tau", "within")
 CONTROLS = ("noise",)
 VERSION = 1
@@ -128,7 +129,8 @@ class PredictionConfig:
         control: `noise` or None, see `Gathering`.
         device: `cpu`, `cuda`, ...
         resamples: Of the bootstrap.
-        cache_limit: How large the folder of statistics may grow; decides no value.
+        cache_limit: How much statistics of networks may take in their folder; None for what
+            `AUTOPROXY_CACHE_LIMIT` says, or 8 GB. Decides no value.
         jobs: Processes that read networks; None for one a core. Decides no value.
     """
 
@@ -148,7 +150,7 @@ class PredictionConfig:
     control: str | None = None
     device: str = "cpu"
     resamples: int = 1000
-    cache_limit: str = "8GB"
+    cache_limit: str | None = None
     jobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -169,12 +171,17 @@ class PredictionConfig:
             ("resamples", 100),
             ("limit", 10),
             ("jobs", 1),
+            ("seed", 0),
         ):
             value = getattr(self, name)
-            ("seed", 0),
             if value is not None:
                 at_least(name, value, least)
-        size_of(self.cache_limit)
+        limit_of(self.cache_limit)
+        if self.declared and self.benchmark != "flexibert":
+            raise ConfigError(
+                f"--declared is of flexibert alone, whose table declares other networks than were "
+                f"trained; leave it out for {self.benchmark}"
+            )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -326,7 +333,7 @@ class PredictionEvaluator:
             gathering,
             wanted=wanted,
             folder=self._cache,
-            limit=size_of(self.config.cache_limit),
+            limit=limit_of(self.config.cache_limit, USUAL_LIMIT),
         )
         return Scorer(reader, jobs=self.config.jobs or joblib.cpu_count())
 
@@ -606,6 +613,9 @@ class PredictionEvaluator:
         table = np.array(
             [self._columns(a, size) for a, size in zip(architectures, self._params, strict=True)]
         )
+        # A ridge would penalise a column less for standing there twice.
+        _, places = np.unique(table, axis=1, return_index=True)
+        return table[:, sorted({0, 1, 2, *places.tolist()})]
 
     def _reference(self, name: str, places: Indices) -> Vector:
         """Return what depth, width and size alone say, or a regression on all labels seen."""
@@ -614,9 +624,6 @@ class PredictionEvaluator:
         seen = np.concatenate([self.search, self.validation])
         return correlation.ridge(self._table[seen], self.quality[seen], self._table[places])
 
-        # A ridge would penalise a column less for standing there twice.
-        _, places = np.unique(table, axis=1, return_index=True)
-        return table[:, sorted({0, 1, 2, *places.tolist()})]
     def _reference_of_all(self, name: str) -> Vector | Failed:
         """Return a reference for all networks; none is predicted by a fit to its own label."""
         if name == "lexicographic":
@@ -770,6 +777,11 @@ class PredictionEvaluator:
 
     def _called(self, name: str, places: Indices, draw: int | None = None) -> Vector | Failed:
         """Return the scores of a proxy that is a function."""
+        if self.config.control is not None:
+            return Failed(
+                f"{name} reads the network itself, which --control {self.config.control} leaves as "
+                "it is; only formulas have a control"
+            )
         found = []
         scorer = self.scorer(draw)
         for place in places:
@@ -777,7 +789,8 @@ class PredictionEvaluator:
             network, ids = scorer.reader.network(architecture)
             try:
                 with one_thread():
-                    found.append(score_by_name(name, network, ids))
+                    seed = scorer.reader.gathering.seed
+                    found.append(score_by_name(name, network, ids, seed=seed))
             except EvaluationError as error:
                 return Failed(f"{architecture.id}: {error}")
         return np.array(found)
