@@ -84,6 +84,10 @@ REFERENCES: Mapping[str, str] = {
 }
 """Predictions that are no formula of a network's tensors; every result stands beside them."""
 
+AZ_NAS = ("az_expressivity", "az_progressivity", "az_trainability")
+POOLED = "az_nas"
+"""A proxy that rates a network by its ranks among all of them: by these three and by FLOPs."""
+
 COLUMNS = (
     Column("tau", "tau-b", Direction.MAXIMIZE, title="tau-b"),
     Column("within", "tau-b", Direction.MAXIMIZE, title="tau-b within strata"),
@@ -683,7 +687,8 @@ class PredictionEvaluator:
     @classmethod
     def methods(cls) -> dict[str, str]:
         """Return proxies that are no expression, with their sources."""
-        return {name: proxy.source for name, proxy in NAMED.items()} | dict(REFERENCES)
+        named = {name: proxy.source for name, proxy in NAMED.items()}
+        return named | {POOLED: NAMED[AZ_NAS[0]].source} | dict(REFERENCES)
 
     @classmethod
     def rank(
@@ -728,7 +733,8 @@ class PredictionEvaluator:
         if name in REFERENCES:
             return self._ranked(name, None, 1, self._reference_of_all(name))
         everyone = np.arange(len(self.quality))
-        return self._ranked(name, None, NAMED[name].sign, self._called(name, everyone))
+        sign = 1 if name == POOLED else NAMED[name].sign
+        return self._ranked(name, None, sign, self._called(name, everyone))
 
     def _ranked(
         self, name: str, expression: Expression | None, sign: int, scores: Vector | Failed
@@ -782,6 +788,8 @@ class PredictionEvaluator:
                 f"{name} reads the network itself, which --control {self.config.control} leaves as "
                 "it is; only formulas have a control"
             )
+        if name == POOLED:
+            return self._az_nas(places, draw)
         found = []
         scorer = self.scorer(draw)
         for place in places:
@@ -794,6 +802,19 @@ class PredictionEvaluator:
             except EvaluationError as error:
                 return Failed(f"{architecture.id}: {error}")
         return np.array(found)
+
+    def _az_nas(self, places: Indices, draw: int | None) -> Vector | Failed:
+        """Return AZ-NAS of networks: what it rates are ranks among these, not one by itself."""
+        parts: list[Vector] = []
+        for name in AZ_NAS:
+            found = self._called(name, places, draw)
+            if isinstance(found, Failed):
+                return found
+            parts.append(found)
+        architectures = [self.benchmark.architectures[place] for place in places]
+        flops = [self.benchmark.model_terminals(a)["flops"] for a in architectures]
+        rated = proxies.az_nas(list(zip(*parts, flops, strict=True)))
+        return np.array(rated, dtype=np.float64)
 
     def _scores(
         self, expression: Expression, places: Indices, draw: int | None = None

@@ -14,8 +14,9 @@ from scipy import stats
 from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Failed, Fingerprint, Measured, Outcome
 from autoproxy.language.parse import parse
+from evaluators.benchmarks.table import open_benchmark
 from evaluators.cache import LIMIT
-from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.prediction import AZ_NAS, PredictionConfig, PredictionEvaluator
 from evaluators.proxies import score
 from evaluators.text import topics
 from tests.evaluators.tables import Rows, changed, starter_rows, without, write
@@ -366,6 +367,24 @@ def test_the_environment_limits_what_is_kept(make: Make, monkeypatch: pytest.Mon
     monkeypatch.setenv(LIMIT, "3MB")
     assert make().scorer().reader.limit == 3_000_000
     assert make(cache_limit="4KB").scorer().reader.limit == 4000
+
+
+def test_az_nas_is_of_all_networks_that_are_ranked(tmp_path: Path) -> None:
+    table = write(tmp_path / "table.csv", [r for r in starter_rows(20) if r["depth"] != "1"])
+    found = ranked(table, "az_nas", *AZ_NAS)
+    scores = {
+        name: {one["id"]: one["score"] for one in row["order"]} for name, row in found.items()
+    }
+    opened = open_benchmark("starter", table)
+    parts = [[scores[name][a.id] for a in opened.architectures] for name in AZ_NAS] + [
+        [opened.model_terminals(a)["flops"] for a in opened.architectures]
+    ]
+    count = len(opened.architectures)
+    wanted = sum(np.log(stats.rankdata(part) / count) for part in parts)
+    assert [scores["az_nas"][a.id] for a in opened.architectures] == pytest.approx(wanted)
+    assert found["az_nas"]["seconds"] > 0
+    shallow = write(tmp_path / "shallow.csv", starter_rows(20))
+    assert "only one" in ranked(shallow, "az_nas")["az_nas"]["reason"]
 
 
 def test_named_proxies_have_no_control(tmp_path: Path) -> None:
