@@ -8,7 +8,11 @@ import pytest
 from scipy import stats
 
 from autoproxy.cli import main
+from autoproxy.commands.workspace import write_json
 from autoproxy.evaluation import content_hash
+from autoproxy.export.manifest import to_json
+from autoproxy.export.proxy import proxy_source
+from autoproxy.language.parse import parse
 from evaluators.benchmarks.starter import COLUMNS
 from evaluators.prediction import PredictionEvaluator
 from tests.evaluators.tables import changed, starter_rows, without, write
@@ -108,6 +112,32 @@ def test_expressions_and_methods_are_ranked_best_first(
     assert told.code == 0
     assert "12 networks by -loss" in told.out
     assert "t00" in told.out
+
+
+def test_a_winner_that_was_searched_on_a_sample_is_not_ranked_on_all_in_silence(
+    table: Path, run: Run, tmp_path: Path
+) -> None:
+    """The spectrum of 4 outputs is not that of all; a norm is scaled to it."""
+    told = {}
+    for text, rows in (("layers_sum(erank(W))", None), ("layers_sum(erank(W))", 4)):
+        sheet = {"rows": "4", "orientation": "smaller is better"}
+        metric = tmp_path / "winner.json"
+        write_json(metric, to_json(parse(text), sheet))
+        words = ["rank", "--proxy", metric, "--table", table, *QUICK, "--results", tmp_path]
+        words += [] if rows is None else ["--rows", rows]
+        said = run(*words, "--json")
+        assert said.json["proxies"][0]["sign"] == -1
+        told[rows] = said.json["notices"]
+    assert told[4] == []
+    assert "read erank on 4 outputs of each layer at most" in told[None][0]
+    assert "--rows 4" in told[None][0]
+    source = proxy_source(
+        parse("layers_sum(erank(W))"),
+        name="winner",
+        data_sheet={"rows": "4"},
+        collector=PredictionEvaluator.collector_source(["W"]),
+    )
+    assert "Beware: the search read erank on 4 outputs" in " ".join(source.split())
 
 
 def test_a_proxy_of_no_agreement_is_above_one_that_is_wrong(
