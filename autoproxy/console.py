@@ -93,6 +93,8 @@ def ranking(console: Console, found: Mapping[str, Any]) -> None:
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.2f}"
         table.add_row(escape(row["name"]), *cells, f"{row['tied']:.3f}", seconds)
     console.print(table)
+    for told in found["notices"]:
+        console.print(f"note: {told}", markup=False, highlight=False, soft_wrap=True)
     if len(found["proxies"]) == 1 and "order" in found["proxies"][0]:
         order = Table("", "network", "score", protocol["quality"])
         for place, row in enumerate(found["proxies"][0]["order"], 1):

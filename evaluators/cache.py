@@ -26,6 +26,9 @@ LIMIT = "AUTOPROXY_CACHE_LIMIT"
 """Environment variable: how large the folder may grow, such as `5GB`."""
 
 USUAL_LIMIT = "20GB"
+EVERY = "*.safetensors"
+"""Names of all files of the cache."""
+
 ABANDONED_SECONDS = 3600
 """Age at which an unfinished file counts as left by a process that was killed."""
 
@@ -73,13 +76,13 @@ def size_of(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2] or "B"])
 
 
-def limit_of(asked: str | None = None) -> int:
-    """Return how many bytes may be held: as asked, else by the environment, else 20 GB.
+def limit_of(asked: str | None = None, usual: str = USUAL_LIMIT) -> int:
+    """Return how many bytes may be held: as asked, else by the environment, else the usual.
 
     Raises:
         ConfigError: That is no size.
     """
-    return size_of(asked or os.environ.get(LIMIT) or USUAL_LIMIT)
+    return size_of(asked or os.environ.get(LIMIT) or usual)
 
 
 def header(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -90,6 +93,11 @@ def header(facts: Mapping[str, Any]) -> dict[str, str]:
 def used(path: Path, content: Tensor) -> None:
     """Mark a file as used just now, and as needed by this process as long as a tensor lives."""
     _held[path.resolve()] = weakref.ref(content)
+    touch(path)
+
+
+def touch(path: Path) -> None:
+    """Mark a file as used just now."""
     with suppress(OSError):  # a cache that may only be read is of use too
         os.utime(path)
 
@@ -116,13 +124,14 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def evict(folder: Path, limit: int, *, spare: bool = True) -> list[CachedFile]:
+def evict(folder: Path, limit: int, *, spare: bool = True, files: str = EVERY) -> list[CachedFile]:
     """Delete files that were not used for longest until the folder is within its limit.
 
     Args:
         folder: Of the cache; it may be missing.
         limit: Bytes that may stay.
         spare: Whether what this process holds stays, even beyond the limit.
+        files: Which of them count and may go, as a pattern of names.
 
     Returns:
         What was deleted.
@@ -131,7 +140,7 @@ def evict(folder: Path, limit: int, *, spare: bool = True) -> list[CachedFile]:
         StorageError: A file cannot be deleted.
     """
     _delete_abandoned(folder)
-    found = sorted(_sizes(folder), key=lambda row: row[2])
+    found = sorted(_sizes(folder, files), key=lambda row: row[2])
     total = sum(size for _, size, _ in found)
     gone: list[CachedFile] = []
     for path, size, at in found:
@@ -198,10 +207,10 @@ def enforce(folder: Path, limit: int, notice: Callable[[str], None]) -> None:
         )
 
 
-def _sizes(folder: Path) -> list[tuple[Path, int, float]]:
+def _sizes(folder: Path, files: str = EVERY) -> list[tuple[Path, int, float]]:
     """Return path, size and time of last use of each file; one that just went is left out."""
     found = []
-    for path in folder.glob("*.safetensors"):
+    for path in folder.glob(files):
         with suppress(FileNotFoundError):
             stat = path.stat()
             found.append((path, stat.st_size, stat.st_mtime))

@@ -12,7 +12,7 @@ paired: `interval(resampled_kendall(a, quality, drawn) - resampled_kendall(b, qu
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -297,26 +297,6 @@ def resampled_within(
     return _ratio(weighted, pairs)
 
 
-def resampled(
-    statistic: Callable[[Vector, Vector], float],
-    prediction: Vector,
-    quality: Vector,
-    counts: Matrix,
-) -> Vector:
-    """Return any statistic on each resample, one after the other: slow, for the rest.
-
-    NaN where the statistic raises `EvaluationError`.
-    """
-    x, y = _vectors(prediction, quality)
-    found = np.full(len(counts), np.nan)
-    for number, drawn in enumerate(counts.astype(np.int64)):
-        try:
-            found[number] = statistic(np.repeat(x, drawn), np.repeat(y, drawn))
-        except EvaluationError:
-            continue
-    return found
-
-
 # --- tests -----------------------------------------------------------------------------------
 
 
@@ -351,34 +331,6 @@ def losses(prediction: Vector, quality: Vector) -> Vector:
     concordance = (first * second).sum(axis=1) / ((n - 1) * untied)
     tau = concordance.mean()
     return np.asarray(1 - (2 * (n - 1) * concordance - n * tau) / (n - 2), dtype=np.float64)
-
-
-def paired_test(
-    first: Vector,
-    second: Vector,
-    quality: Vector,
-    networks: Sequence[str] | None = None,
-    *,
-    number: int = 9999,
-    seed: int = 0,
-) -> float:
-    """Return the two-sided p of the hypothesis that two predictions have the same tau-b.
-
-    It is `sign_flip` of the differences of `losses`.
-
-    Args:
-        first: (n,), n >= 3.
-        second: (n,).
-        quality: (n,).
-        networks: The trained network of each architecture; None: each is its own.
-        number: Of draws.
-        seed: Of the draws.
-
-    Returns:
-        In [1 / (1 + number), 1]; 1 for two predictions of the same order.
-    """
-    difference = losses(first, quality) - losses(second, quality)
-    return sign_flip(difference, networks, number=number, seed=seed)
 
 
 def sign_flip(

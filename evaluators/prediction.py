@@ -46,7 +46,7 @@ from evaluators.benchmarks.table import (
     Benchmark,
     open_benchmark,
 )
-from evaluators.cache import size_of
+from evaluators.cache import limit_of
 from evaluators.config import at_least, one_of
 from evaluators.judging import Jury
 from evaluators.models import find_device
@@ -84,6 +84,13 @@ REFERENCES: Mapping[str, str] = {
 }
 """Predictions that are no formula of a network's tensors; every result stands beside them."""
 
+AZ_NAS = ("az_expressivity", "az_progressivity", "az_trainability")
+RIVALS = ("naswot", "near", "w_pca", "zico")
+"""Functions that reports of small networks show besides: the best known that no formula says."""
+
+POOLED = "az_nas"
+"""A proxy that rates a network by its ranks among all of them: by these three and by FLOPs."""
+
 COLUMNS = (
     Column("tau", "tau-b", Direction.MAXIMIZE, title="tau-b"),
     Column("within", "tau-b", Direction.MAXIMIZE, title="tau-b within strata"),
@@ -99,6 +106,7 @@ FURTHER = (
 )
 """What a report says besides; what ranks is the objective."""
 
+USUAL_LIMIT = "8GB"
 OBJECTIVES = ("tau", "within")
 CONTROLS = ("noise",)
 VERSION = 1
@@ -128,7 +136,8 @@ class PredictionConfig:
         control: `noise` or None, see `Gathering`.
         device: `cpu`, `cuda`, ...
         resamples: Of the bootstrap.
-        cache_limit: How large the folder of statistics may grow; decides no value.
+        cache_limit: How much statistics of networks may take in their folder; None for what
+            `AUTOPROXY_CACHE_LIMIT` says, or 8 GB. Decides no value.
         jobs: Processes that read networks; None for one a core. Decides no value.
     """
 
@@ -148,7 +157,7 @@ class PredictionConfig:
     control: str | None = None
     device: str = "cpu"
     resamples: int = 1000
-    cache_limit: str = "8GB"
+    cache_limit: str | None = None
     jobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -169,11 +178,17 @@ class PredictionConfig:
             ("resamples", 100),
             ("limit", 10),
             ("jobs", 1),
+            ("seed", 0),
         ):
             value = getattr(self, name)
             if value is not None:
                 at_least(name, value, least)
-        size_of(self.cache_limit)
+        limit_of(self.cache_limit)
+        if self.declared and self.benchmark != "flexibert":
+            raise ConfigError(
+                f"--declared is of flexibert alone, whose table declares other networks than were "
+                f"trained; leave it out for {self.benchmark}"
+            )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -203,7 +218,6 @@ class PredictionEvaluator:
     """
 
     root = Kind.MODEL
-    references = tuple(REFERENCES)
     benchmarks = keeping
 
     def __init__(self, config: PredictionConfig, *, cache: Path) -> None:
@@ -217,6 +231,7 @@ class PredictionEvaluator:
         self._cache = cache
         self._wanted = frozenset[str]()
         self._scorers: dict[int, Scorer] = {}
+        self._rated: dict[tuple[str, int], dict[int, float | Failed]] = {}
         self._signs: dict[Expression | str, float | Failed] = {}
         self._usual = USUAL[config.benchmark]
         self.quality = np.array([a.quality for a in self.benchmark.architectures])
@@ -308,6 +323,12 @@ class PredictionEvaluator:
         return (self,)
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """What every report shows besides; functions only where they take seconds in all."""
+        small = self.config.benchmark.startswith("starter") and self.config.control is None
+        return (*REFERENCES, *(RIVALS if small else ()))
+
+    @property
     def first_seed(self) -> int:
         """The first draw of its reports: the one that the search saw; `seed` is of the split."""
         return self.config.draw
@@ -325,7 +346,7 @@ class PredictionEvaluator:
             gathering,
             wanted=wanted,
             folder=self._cache,
-            limit=size_of(self.config.cache_limit),
+            limit=limit_of(self.config.cache_limit, USUAL_LIMIT),
         )
         return Scorer(reader, jobs=self.config.jobs or joblib.cpu_count())
 
@@ -600,13 +621,14 @@ class PredictionEvaluator:
 
     @cached_property
     def _table(self) -> Matrix:
-        """What is known of each configuration; depth, width and size are the first columns."""
-        return np.array(
-            [
-                self._columns(a, params)
-                for a, params in zip(self.benchmark.architectures, self._params, strict=True)
-            ]
+        """What is known of each configuration, once; depth, width and size come first."""
+        architectures = self.benchmark.architectures
+        table = np.array(
+            [self._columns(a, size) for a, size in zip(architectures, self._params, strict=True)]
         )
+        # A ridge would penalise a column less for standing there twice.
+        _, places = np.unique(table, axis=1, return_index=True)
+        return table[:, sorted({0, 1, 2, *places.tolist()})]
 
     def _reference(self, name: str, places: Indices) -> Vector:
         """Return what depth, width and size alone say, or a regression on all labels seen."""
@@ -674,7 +696,8 @@ class PredictionEvaluator:
     @classmethod
     def methods(cls) -> dict[str, str]:
         """Return proxies that are no expression, with their sources."""
-        return {name: proxy.source for name, proxy in NAMED.items()} | dict(REFERENCES)
+        named = {name: proxy.source for name, proxy in NAMED.items()}
+        return named | {POOLED: NAMED[AZ_NAS[0]].source} | dict(REFERENCES)
 
     @classmethod
     def rank(
@@ -719,7 +742,8 @@ class PredictionEvaluator:
         if name in REFERENCES:
             return self._ranked(name, None, 1, self._reference_of_all(name))
         everyone = np.arange(len(self.quality))
-        return self._ranked(name, None, NAMED[name].sign, self._called(name, everyone))
+        sign = 1 if name == POOLED else NAMED[name].sign
+        return self._ranked(name, None, sign, self._called(name, everyone))
 
     def _ranked(
         self, name: str, expression: Expression | None, sign: int, scores: Vector | Failed
@@ -747,7 +771,8 @@ class PredictionEvaluator:
         middle = int(np.argsort(self._params)[len(self._params) // 2])
         began = time.perf_counter()
         if expression is None:
-            self._called(name, np.array([middle]))
+            for part in AZ_NAS if name == POOLED else (name,):
+                self._rate(part, middle, self.config.draw)
         else:
             gathering = self._gathering(self.config.draw)
             alone = self._made(gathering, _gathered(expression.terminals()))
@@ -768,17 +793,47 @@ class PredictionEvaluator:
 
     def _called(self, name: str, places: Indices, draw: int | None = None) -> Vector | Failed:
         """Return the scores of a proxy that is a function."""
-        found = []
-        scorer = self.scorer(draw)
-        for place in places:
-            architecture = self.benchmark.architectures[place]
-            network, ids = scorer.reader.network(architecture)
-            try:
-                with one_thread():
-                    found.append(score_by_name(name, network, ids))
-            except EvaluationError as error:
-                return Failed(f"{architecture.id}: {error}")
-        return np.array(found)
+        if self.config.control is not None:
+            return Failed(
+                f"{name} reads the network itself, which --control {self.config.control} leaves as "
+                "it is; only formulas have a control"
+            )
+        if name == POOLED:
+            return self._az_nas(places, draw)
+        draw = self.config.draw if draw is None else draw
+        known = self._rated.setdefault((name, draw), {})  # a report and its tests ask for the same
+        found: list[float] = []
+        for place in places.tolist():
+            if place not in known:
+                known[place] = self._rate(name, place, draw)
+            rated = known[place]
+            if isinstance(rated, Failed):
+                return rated
+            found.append(rated)
+        return np.array(found, dtype=np.float64)
+
+    def _rate(self, name: str, place: int, draw: int) -> float | Failed:
+        """Return what a function gives for one network, built anew."""
+        architecture = self.benchmark.architectures[place]
+        network, ids = self.scorer(draw).reader.network(architecture)
+        try:
+            with one_thread():
+                return score_by_name(name, network, ids, seed=draw)
+        except EvaluationError as error:
+            return Failed(f"{architecture.id}: {error}")
+
+    def _az_nas(self, places: Indices, draw: int | None) -> Vector | Failed:
+        """Return AZ-NAS of networks: what it rates are ranks among these, not one by itself."""
+        parts: list[Vector] = []
+        for name in AZ_NAS:
+            found = self._called(name, places, draw)
+            if isinstance(found, Failed):
+                return found
+            parts.append(found)
+        architectures = [self.benchmark.architectures[place] for place in places]
+        flops = [self.benchmark.model_terminals(a)["flops"] for a in architectures]
+        rated = proxies.az_nas(list(zip(*parts, flops, strict=True)))
+        return np.array(rated, dtype=np.float64)
 
     def _scores(
         self, expression: Expression, places: Indices, draw: int | None = None

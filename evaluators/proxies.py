@@ -30,6 +30,9 @@ from evaluators.sites import (
     undisturbed,
 )
 
+ROUNDING = 1e-5
+"""Share of what is added up below which a difference of two sums is float32's rounding."""
+
 ENERGY = 0.99
 """Share of the variance that the counted principal components hold."""
 
@@ -239,18 +242,25 @@ def eznas(subject: Subject) -> float:
 def zico(subject: Subject) -> float:
     """Return sum over layers of log sum over weights |mean g| / std g, over sequences.
 
-    Weights whose gradient is the same in all sequences are left out; the standard deviation is
-    the population's.
+    Weights whose gradient is the same in all sequences, up to rounding, are left out; the
+    standard deviation is the population's.
     """
     total = 0.0
     ids = subject.batch["input_ids"] if isinstance(subject.batch, Mapping) else subject.batch
     count = _several(len(ids))
-    for site in subject.sites("g", "g_norm"):
-        mean = site.terminals["g"].double() / count
-        variance = site.terminals["g_norm"].double().square() / count - mean.square()
-        known = variance > 1e-12 * mean.square()
-        ratio = float((mean.abs()[known] / variance[known].sqrt()).sum())
-        total += math.log(ratio) if ratio > 0 else -math.inf
+    for site in subject.sites("x", "dy"):
+        x, dy = (site.terminals[name].double() for name in ("x", "dy"))
+        if len(x) != count:  # tokens in a heap are of no sequence
+            continue
+        each = torch.einsum("sto,sti->soi", dy, x)
+        mean, deviation = each.mean(dim=0), each.std(dim=0, correction=0)
+        scale = torch.einsum("sto,sti->oi", dy.abs(), x.abs()) / count  # of what was added up
+        known = deviation > ROUNDING * scale
+        if not known.any():
+            raise EvaluationError(
+                f"ZiCo needs sequences whose gradients differ; those of {site.name} are alike"
+            )
+        total += math.log(float((mean.abs()[known] / deviation[known]).sum()))
     return total
 
 

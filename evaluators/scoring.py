@@ -41,7 +41,13 @@ FEATURES = 20_000
 """Features whose values are kept; one is a number for each layer of each network."""
 
 WORTH_PROCESSES = 2000
-"""Features times networks in a pass from which on several processes share it."""
+"""Features times networks in a pass from which on several processes share it; see `GATHERED`."""
+
+GATHERED = 20
+"""Features that a network counts for besides where its statistics must be gathered first."""
+
+FILES = "network-{}.safetensors"
+"""Names of what is kept."""
 
 ROW_SCALE = "row_scale"
 """Name under which programs read how many rows a sampled one stands for."""
@@ -81,7 +87,7 @@ class Reader:
         gathering: What statistics are gathered on.
         wanted: Names of the terminals that expressions may read.
         folder: Where statistics are kept.
-        limit: Bytes that the folder may hold.
+        limit: Bytes that statistics of networks may take there; other files are left alone.
     """
 
     def __init__(
@@ -115,18 +121,25 @@ class Reader:
 
     def statistics(self, architecture: Architecture, *, keep: bool = True) -> Collected:
         """Return what was measured of a network: gathered now, or kept from before."""
-        path = self.folder / f"network-{self.key(architecture)}.safetensors"
+        path = self._path(architecture)
         found = _load(path)
         if found is None:
             found = self._gather(architecture)
             if keep:
                 _save(path, found, f"{self.benchmark.name}:{architecture.id}")
-                cache.evict(self.folder, self.limit)
+                cache.evict(self.folder, self.limit, files=FILES.format("*"))
         if self.gathering.control == "noise":
             name = f"{self.gathering.seed} {architecture.config!r}"  # equal networks, equal noise
             sites = tuple(_noise(site, name) for site in found.sites)
             return Collected(sites, {})
         return found
+
+    def _path(self, architecture: Architecture) -> Path:
+        return self.folder / FILES.format(self.key(architecture))
+
+    def is_kept(self, architecture: Architecture) -> bool:
+        """Return whether statistics of a network were kept from before."""
+        return self._path(architecture).exists()
 
     def network(self, architecture: Architecture) -> tuple[nn.Module, Tensor]:
         """Return a network as it is scored, and the batch that it is scored on."""
@@ -138,7 +151,8 @@ class Reader:
     def _gather(self, architecture: Architecture) -> Collected:
         network, ids = self.network(architecture)
         sampling = Sampling(rows=self.gathering.rows, seed=self.gathering.seed)
-        return collect(network, ids, self.wanted, sampling=sampling)
+        # On the CPU, where a later pass reads them from a file: formulas see the same tensors.
+        return collect(network, ids, self.wanted, sampling=sampling, device="cpu")
 
     def key(self, architecture: Architecture) -> str:
         """Return the hash of all that determines the statistics of a network."""
@@ -246,13 +260,17 @@ class Scorer:
         self, jobs: Sequence[tuple[Architecture, list[Expression]]], *, keep: bool
     ) -> list[tuple[dict[str, float], list[Tensor]]]:
         """Return what is read of each network, by several processes where there is enough to do."""
-        work = sum(len(missing) for _, missing in jobs)
-        if self._jobs == 1 or work < WORTH_PROCESSES:
+        if self._jobs == 1 or self._work(jobs) < WORTH_PROCESSES:
             return [self.reader.measure(*job, keep=keep) for job in jobs]
         found: list[tuple[dict[str, float], list[Tensor]]] = joblib.Parallel(n_jobs=self._jobs)(
             joblib.delayed(self.reader.measure)(*job, keep=keep) for job in jobs
         )
         return found
+
+    def _work(self, jobs: Sequence[tuple[Architecture, list[Expression]]]) -> int:
+        """Return how much there is to do, in features that are read of a network."""
+        absent = sum(not self.reader.is_kept(architecture) for architecture, _ in jobs)
+        return GATHERED * absent + sum(len(missing) for _, missing in jobs)
 
     def _combined(self, expression: Expression, networks: Sequence[Architecture]) -> Scores:
         keys = [self.reader.key(architecture) for architecture in networks]
@@ -425,6 +443,7 @@ def _load(path: Path) -> Collected | None:
                 number, _, terminal = key.partition("/")
                 sites[int(number)].terminals[terminal] = file.get_tensor(key)
             numbers = {name: float(value) for name, value in facts["numbers"].items()}
+        cache.touch(path)
     except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError):
         return None
     return Collected(sites, numbers)

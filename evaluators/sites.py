@@ -28,9 +28,9 @@ Batch = Tensor | Mapping[str, Tensor]
 IGNORED = -100
 """Label of a token that no loss is taken at."""
 
-ATTENTION = frozenset({"attention", "self_attn", "attn"})
-MLP = frozenset({"mlp", "feed_forward", "ffn"})
-"""Names of modules that tell the role of the layers inside them."""
+ATTENTION = frozenset({"attention", "self_attention", "self_attn", "attn"})
+MLP = frozenset({"mlp", "feed_forward", "ffn", "fc1", "fc2"})
+"""Names of modules that tell the role of the layers inside them, or of the layer itself."""
 
 PER_INPUT = frozenset({"x_norm", "x_mean", "x_var", "x_max"})
 PER_SITE = frozenset({"fan_in", "fan_out", "is_attention", "is_mlp", "is_first", "block_index"})
@@ -327,8 +327,9 @@ def counts_of(network: nn.Module, seen: "Sequence[_Seen]") -> dict[str, float]:
         "n_heads": sum(heads) / len(heads) if heads else None,
         "d_embed": None if table is None else table.shape[-1],
         "params": sum(sizes.values()),
-        "params_attention": sum(n for name, n in sizes.items() if role_of(name, ATTENTION)),
-        "params_mlp": sum(n for name, n in sizes.items() if role_of(name, MLP)),
+        # None of a role is None: its modules have names that nobody knows.
+        "params_attention": sum(n for name, n in sizes.items() if role_of(name, ATTENTION)) or None,
+        "params_mlp": sum(n for name, n in sizes.items() if role_of(name, MLP)) or None,
         "params_embedding": sum(sizes.values()) - body,
         "params_body": body,
         "flops": sum(2.0 * s.sizes[0] * s.sizes[1] * s.x.shape[1] / s.shape[1] for s in seen),
@@ -628,8 +629,17 @@ def _noise(name: str, shape: torch.Size, seed: int) -> Tensor:
 
 
 def _places(seen: Sequence[_Seen], asked: frozenset[str]) -> list[dict[str, Tensor]]:
-    """Return what tells of each site where it is; outside of blocks there is no number."""
+    """Return what tells of each site where it is; outside of blocks there is no number.
+
+    A role that no site has is not told of any: then its modules have names that nobody knows, and
+    0 would say that there are none.
+    """
     begun: set[str] = set()
+    roles = {
+        name: role
+        for name, role in (("is_attention", ATTENTION), ("is_mlp", MLP))
+        if any(role_of(site.name, role) for site in seen)
+    }
     made = []
     for site in seen:
         d_out, d_in = site.turn(site.weight).shape
@@ -637,9 +647,8 @@ def _places(seen: Sequence[_Seen], asked: frozenset[str]) -> list[dict[str, Tens
         values = {
             "fan_in": d_in,
             "fan_out": d_out,
-            "is_attention": bool(role_of(site.name, ATTENTION)),
-            "is_mlp": bool(role_of(site.name, MLP)),
             "is_first": block is not None and block[0] not in begun,
+            **{name: bool(role_of(site.name, role)) for name, role in roles.items()},
         }
         if block is not None:
             begun.add(block[0])

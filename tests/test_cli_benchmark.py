@@ -47,7 +47,7 @@ def test_a_table_is_fetched_listed_and_found_by_other_commands(run: Run, tmp_pat
         "state": "fetched",
         "table": str(table),
         "networks": 12,
-        "quality": "-valid_ppl",
+        "quality": "-log valid_ppl",
         "reason": None,
     }
     assert table.read_bytes() == content
@@ -250,6 +250,18 @@ def test_a_process_that_was_killed_keeps_no_network_for_itself(
         other.kill()
     assert mark.exists()
     assert run(*training, "--json").json["networks"] == 12
+
+
+def test_the_place_of_the_table_is_made_or_refused_before_training(
+    run: Run, training: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for out, words in ((tmp_path, "is a folder"), (tmp_path / "file" / "t.csv", "written")):
+        refused(run(*training, "--out", out), words)
+        assert not list((tmp_path / "work").glob("*.json"))
+    out = tmp_path / "new" / "folder" / "t.csv"
+    assert run(*training, "--out", out).code == 0
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 13
 
 
 def test_networks_of_another_budget_are_not_mixed(

@@ -4,14 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from autoproxy.cli import main
+from autoproxy.commands.workspace import write_json
 from autoproxy.evaluation import content_hash
+from autoproxy.export.manifest import to_json
+from autoproxy.export.proxy import proxy_source
+from autoproxy.language.parse import parse
 from evaluators.benchmarks.starter import COLUMNS
-from evaluators.prediction import PredictionEvaluator
-from tests.evaluators.tables import changed, starter_rows, without, write
+from evaluators.correlation import within
+from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.proxies import score
+from tests.evaluators.tables import changed, flexibert_rows, starter_rows, without, write
 from tests.runs import outcome_of_run
 from tests.saying import Run, refused
 
@@ -108,6 +115,32 @@ def test_expressions_and_methods_are_ranked_best_first(
     assert told.code == 0
     assert "12 networks by -loss" in told.out
     assert "t00" in told.out
+
+
+def test_a_winner_that_was_searched_on_a_sample_is_not_ranked_on_all_in_silence(
+    table: Path, run: Run, tmp_path: Path
+) -> None:
+    """The spectrum of 4 outputs is not that of all; a norm is scaled to it."""
+    told = {}
+    for text, rows in (("layers_sum(erank(W))", None), ("layers_sum(erank(W))", 4)):
+        sheet = {"rows": "4", "orientation": "smaller is better"}
+        metric = tmp_path / "winner.json"
+        write_json(metric, to_json(parse(text), sheet))
+        words = ["rank", "--proxy", metric, "--table", table, *QUICK, "--results", tmp_path]
+        words += [] if rows is None else ["--rows", rows]
+        said = run(*words, "--json")
+        assert said.json["proxies"][0]["sign"] == -1
+        told[rows] = said.json["notices"]
+    assert told[4] == []
+    assert "read erank on 4 outputs of each layer at most" in told[None][0]
+    assert "--rows 4" in told[None][0]
+    source = proxy_source(
+        parse("layers_sum(erank(W))"),
+        name="winner",
+        data_sheet={"rows": "4"},
+        collector=PredictionEvaluator.collector_source(["W"]),
+    )
+    assert "Beware: the search read erank on 4 outputs" in " ".join(source.split())
 
 
 def test_a_proxy_of_no_agreement_is_above_one_that_is_wrong(
@@ -226,6 +259,40 @@ def test_report_and_paired_tests_are_of_the_draw_that_the_search_saw(searched: P
     for name, found in compared.items():
         gap = entries["tiny-run"]["within"] - entries[name]["within"]
         assert found["difference"] == pytest.approx(gap, abs=1e-9)
+
+
+def test_functions_are_rivals_in_report_and_tests(table: Path, searched: Path) -> None:
+    """Of those on the benchmark of small networks; one sequence is too few for two of them."""
+    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    (report,) = summary["reports"]
+    entries = {entry["name"]: entry for entry in report["entries"]}
+    assert {"near", "w_pca"} <= set(entries)
+    assert {"near", "w_pca"} <= set(summary["comparisons"])
+    for name in ("naswot", "zico"):
+        assert name not in entries
+        assert "a batch of at least 2" in report["reasons"][name]
+    options = {"table": str(table), "labels": 10, "validation_labels": 5, "seed": 2}
+    opened = PredictionEvaluator(
+        PredictionConfig.from_options({**options, "sequences": 1, "tokens": 8}),
+        cache=searched / "cache",
+    )
+    scores = []
+    for place in [*opened.search, *opened.unseen]:
+        network, ids = opened.scorer().reader.network(opened.benchmark.architectures[place])
+        scores.append(score("near", network, ids))
+    count, quality = len(opened.search), opened.quality
+    cells = [opened.strata[place] for place in opened.search]
+    sign = np.sign(within(np.array(scores[:count]), quality[opened.search], cells).tau)
+    tau = stats.kendalltau(scores[count:], quality[opened.unseen]).statistic
+    assert entries["near"]["tau"] == pytest.approx(sign * tau)
+
+
+def test_larger_networks_have_no_functions_in_their_reports(tmp_path: Path) -> None:
+    table = write(tmp_path / "table.csv", flexibert_rows())
+    config = PredictionConfig(benchmark="flexibert", table=str(table))
+    found = PredictionEvaluator(config, cache=tmp_path)
+    assert found.references == ("lexicographic", "ridge")
+    assert "near" in PredictionEvaluator.methods()
 
 
 def test_rows_of_protocols_that_said_less_are_verified_still(

@@ -8,7 +8,7 @@ from autoproxy.commands import loading
 from autoproxy.commands.metrics import find_metric, oriented
 from autoproxy.commands.workspace import Workspace
 from autoproxy.errors import ConfigError
-from autoproxy.export.proxy import ORIENTATION
+from autoproxy.export.proxy import ORIENTATION, sampling_matters
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
@@ -42,7 +42,7 @@ class RankOrder:
 
 
 def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]:
-    """Return scores, order and rank correlations of the networks of a benchmark.
+    """Return scores, order and rank correlations of the networks of a benchmark, and `notices`.
 
     Raises:
         ConfigError: The request cannot be met; the message says what can.
@@ -51,22 +51,35 @@ def rank_architectures(workspace: Workspace, order: RankOrder) -> dict[str, Any]
     known = {b.name: b for b in loading.space(order.space).baselines}
     methods = loading.methods(order.evaluator)
     asked: dict[str, tuple[Expression | None, int]] = {}
+    notices = []
     for word in order.proxies:
-        asked[word] = (
-            (None, 1) if word in methods else _proxy(workspace, word, order.space, methods)
-        )
+        if word in methods:
+            asked[word] = None, 1
+            continue
+        expression, sheet = _proxy(workspace, word, order.space, methods)
+        asked[word] = expression, -1 if sheet.get(ORIENTATION) == oriented(-1) else 1
+        if warning := _otherwise(expression, sheet, order.options.get("rows")):
+            notices.append(f"{word}: {warning}")
     if order.every:
         asked |= {name: (baseline.expression, baseline.sign) for name, baseline in known.items()}
         asked |= dict.fromkeys(methods, (None, 1))
     workspace.prepare()
     said = {name: value for name, value in order.options.items() if value is not None}
-    return dict(ranker.rank(said, asked, cache=workspace.cache))
+    return {**ranker.rank(said, asked, cache=workspace.cache), "notices": notices}
+
+
+def _otherwise(expression: Expression, sheet: Mapping[str, str], rows: int | None) -> str | None:
+    """Return a warning where a formula was searched on other outputs than it is ranked on."""
+    warning = sampling_matters(expression, sheet)
+    if warning is None or sheet["rows"] == str(rows):
+        return None
+    return f"{warning}; --rows {sheet['rows']} ranks as the search did"
 
 
 def _proxy(
     workspace: Workspace, word: str, space: str, methods: Collection[str]
-) -> tuple[Expression, int]:
-    """Return the expression that a word stands for, and its sign: 1 where large is good."""
+) -> tuple[Expression, Mapping[str, str]]:
+    """Return the expression that a word stands for, and its data sheet."""
     _, expression, sheet = find_metric(workspace, word, space, besides=methods)
     kind = kind_of(expression)
     if kind is not Kind.MODEL:
@@ -74,4 +87,4 @@ def _proxy(
             f"{word!r} is of kind {kind.value}, but a proxy gives one number for a whole network; "
             "put an aggregation over layers on top, such as layers_sum(all_sum(...))"
         )
-    return expression, -1 if sheet.get(ORIENTATION) == oriented(-1) else 1
+    return expression, sheet

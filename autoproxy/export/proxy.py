@@ -3,7 +3,7 @@
 import ast
 import builtins
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autoproxy.errors import ConfigError
@@ -28,6 +28,12 @@ from autoproxy.language.types import Kind
 
 ORIENTATION = "orientation"
 """Entry of a data sheet that says which sign is good: `larger is better` or `smaller is better`."""
+
+OF_A_SAMPLE = frozenset({
+    "erank", "nuclear", "spectral", "logdet", "entropy", "all_max", "all_min", "col_max", "col_min",
+    "minmax",
+})  # fmt: skip
+"""Primitives whose value of some outputs of a layer does not stand for that of all."""
 
 _PREFIX = "_op_"
 """Of the copies of meanings: collectors have private functions of their own."""
@@ -82,6 +88,41 @@ def proxy_source(
     ]
     text = "\n\n\n".join(parts) + "\n"
     return text.replace('\n\n\n__all__ = ["', '\n\n__all__ = ["', 1)
+
+
+def sampling_matters(expression: Expression, sheet: Mapping[str, str]) -> str | None:
+    """Return what is to be said of a formula that a search read on some outputs of each layer.
+
+    Sums and norms over outputs were scaled to all of them; spectra and extremes cannot be, so on
+    all outputs they are another formula.
+
+    Args:
+        expression: The formula.
+        sheet: Its data sheet, with `rows`, the outputs that were kept, if not all were.
+
+    >>> from autoproxy.language.parse import parse
+    >>> sampling_matters(parse("layers_sum(erank(W))"), {"rows": "32"})
+    'the search read erank on 32 outputs of each layer at most; on all it may order otherwise'
+    >>> sampling_matters(parse("layers_sum(all_norm(W))"), {"rows": "32"})
+    """
+    found = sorted({node.head for node in _nodes(expression) if _of_outputs(node)})
+    if "rows" not in sheet or not found:
+        return None
+    return (
+        f"the search read {', '.join(found)} on {plain(sheet['rows'])} outputs of each layer at "
+        "most; on all it may order otherwise"
+    )
+
+
+def _nodes(node: Expression) -> Iterator[Expression]:
+    yield node
+    for operand in node.operands:
+        yield from _nodes(operand)
+
+
+def _of_outputs(node: Expression) -> bool:
+    kinds = (Kind.WEIGHT, Kind.PER_OUTPUT, Kind.OUTPUT)
+    return node.head in OF_A_SAMPLE and kind_of(node.operands[0]) in kinds
 
 
 def check_proxy_name(name: str, collector: str) -> None:
@@ -163,6 +204,7 @@ def _docstring(
     expression: Expression, name: str, reads: Iterable[Terminal], data_sheet: Mapping[str, str]
 ) -> str:
     sign = plain(data_sheet.get(ORIENTATION, "which sign is good is not known"))
+    warning = sampling_matters(expression, data_sheet)
     lines = [
         'r"""Return the score of a network, which need not be trained.',
         "",
@@ -186,6 +228,7 @@ def _docstring(
         "Raises:",
         "    ValueError: The network lacks what the formula reads, or the score is not finite.",
         "",
+        *([f"Beware: {warning}.", ""] if warning else []),
         f"Text form: {expression}",
         f"Key: {key(expression)}",
         *(f"{plain(word)}: {plain(value)}" for word, value in data_sheet.items()),

@@ -166,6 +166,10 @@ def _download(address: str, path: Path) -> None:
             f"{address} cannot be reached: {getattr(e, 'reason', e)}; fetch the file where there "
             "is a network, and give it by --table FILE"
         ) from e
+    except ValueError as error:  # the address itself cannot be read
+        raise ConfigError(
+            f"{address!r} is no address: {error}; write one such as https://host/table.csv"
+        ) from None
     size = path.stat().st_size
     if wanted is not None and size != int(wanted):
         raise StorageError(f"{address} broke off after {size} of {wanted} bytes; try again")

@@ -81,16 +81,6 @@ def trained_config(declared: EncoderConfig) -> EncoderConfig:
     return replace(declared, operations=("SA:SDP",) * declared.depth)
 
 
-def published_config(declared: EncoderConfig) -> EncoderConfig:
-    """Return the encoder on which scores were published: of width 256, with a hidden 1024.
-
-    Nothing is ranked with it; it shows that the operations have the published numbers of
-    parameters.
-    """
-    stacks = tuple((1024,) * len(stack) for stack in declared.stacks)
-    return replace(declared, width=256, stacks=stacks)
-
-
 def _architecture(row: Row, *, declared: bool) -> Architecture:
     given = declared_config(row)
     config = given if declared else trained_config(given)

@@ -5,6 +5,7 @@ biases and learned positions for 192 tokens; a vocabulary of 50,264 cut at 19,99
 tables and the projections of rare tokens tied, the softmax's first projection not.
 """
 
+import math
 from pathlib import Path
 
 from autoproxy.errors import ConfigError
@@ -24,7 +25,9 @@ QUALITY = "valid_ppl"
 
 
 def open_table(table: Path | None) -> Benchmark:
-    """Return the benchmark; a quality is the perplexity, negative.
+    """Return the benchmark; a quality is the logarithm of the perplexity, negative.
+
+    The order is that of the perplexity; what is fitted to it is fitted far better.
 
     Args:
         table: CSV with `COLUMNS`; `d_inner` and `n_head` are lists with one entry a layer.
@@ -37,8 +40,13 @@ def open_table(table: Path | None) -> Benchmark:
     shape = GPT2Config(width=1, heads=(1,), ff_widths=(1,), d_embed=1, div_val=1)
     return Benchmark(
         name="gpt2-lts",
-        quality_name="-valid_ppl",
-        architectures=checked(path, QUALITY, [_architecture(row) for row in rows]),
+        quality_name="-log valid_ppl",
+        architectures=checked(
+            path,
+            QUALITY,
+            [_architecture(row) for row in rows],
+            written=lambda quality: math.exp(-quality),
+        ),
         digest=digest,
         vocabulary=shape.vocabulary,
         length=shape.length,
@@ -71,12 +79,20 @@ def config_of(row: Row) -> GPT2Config:
         raise row.wrong(column, f"possible: {known}") from error
 
 
+def _logarithm(row: Row) -> float:
+    """Return the logarithm of a row's perplexity."""
+    perplexity = row.number_of(QUALITY)
+    if perplexity <= 0:
+        raise row.wrong(QUALITY, "a perplexity, which is above 0")
+    return math.log(perplexity)
+
+
 def _architecture(row: Row) -> Architecture:
     config = config_of(row)
     return Architecture(
         id=row.cells["id"],
         config=config,
-        quality=-row.number_of(QUALITY),
+        quality=-_logarithm(row),
         network=repr(config),
         cell=f"{config.depth}x{config.width}",
         columns={

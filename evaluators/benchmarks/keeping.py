@@ -82,20 +82,26 @@ def _build_subnets(options: dict[str, Any], folder: Path, tell: Tell) -> Built:
     return out, len(rows), max(count, len(rows))
 
 
-def _build_starter(options: dict[str, Any], folder: Path, tell: Tell) -> Built:
-    del folder  # a part of this table must not stand in for the one that ships
+def _build_starter(options: dict[str, Any], built: Path, tell: Tell) -> Built:
+    del built  # a part of this table must not stand in for the one that ships
     training = importlib.import_module("evaluators.benchmarks.train_starter")
     starter = importlib.import_module("evaluators.benchmarks.starter")
     work = Path(options["work"])
     out = Path(options.get("out", work / "starter.csv"))
     device = find_device(options.get("device", "cpu"))
-    corpus = training.read_corpus([Path(text) for text in options["texts"]])
+    texts = importlib.import_module("evaluators.train_starter")
+    corpus = texts.read_corpus([Path(text) for text in options["texts"]])
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; give a file, such as {out / 'starter.csv'}")
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        for folder in (work, out.parent):  # before any training, which takes hours
+            folder.mkdir(parents=True, exist_ok=True)
         training.train_all(work, corpus, training.Budget(), str(device), tell)
         done = starter.write_table(work, out)
     except OSError as error:
-        raise StorageError(f"{work} cannot be written: {error}; give another folder") from error
+        raise StorageError(
+            f"{work} or {out} cannot be written: {error}; give another folder"
+        ) from error
     return out, done, len(starter.architectures())
 
 

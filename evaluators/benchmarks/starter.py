@@ -116,8 +116,7 @@ def _read_losses(work: Path) -> dict[tuple[str, int], float]:
         losses[job] = loss
     if not losses:
         raise ConfigError(
-            f"{work} holds no trained network; train some with "
-            "`python -m evaluators.benchmarks.train_starter`"
+            f"{work} holds no trained network; train some with `autoproxy benchmark build starter`"
         )
     if len(circumstances) > 1:
         first, second = list(circumstances.values())[:2]

@@ -63,7 +63,7 @@ class Benchmark:
 
     Attributes:
         name: One of `BENCHMARKS`, with what was asked for besides.
-        quality_name: What `Architecture.quality` is, such as `GLUE` or `-valid_ppl`.
+        quality_name: What `Architecture.quality` is, such as `GLUE` or `-log valid_ppl`.
         architectures: In the order of the table.
         digest: First 16 hex digits of the hash of the table's bytes.
         vocabulary: Token ids are below it.
@@ -269,7 +269,10 @@ def read_table(path: Path, columns: Sequence[str]) -> tuple[list[Row], str]:
 
 
 def checked(
-    path: Path, quality: str, architectures: Sequence[Architecture]
+    path: Path,
+    quality: str,
+    architectures: Sequence[Architecture],
+    written: Callable[[float], float] = abs,
 ) -> tuple[Architecture, ...]:
     """Return architectures that can be ranked.
 
@@ -277,6 +280,7 @@ def checked(
         path: The table, for messages.
         quality: The column of the qualities.
         architectures: One a row.
+        written: What stands in the table where an architecture has a quality, for messages.
 
     Raises:
         ConfigError: They are fewer than ten, or all of one quality.
@@ -286,9 +290,10 @@ def checked(
             f"{path}: {len(architectures)} architectures; an order needs at least {FEWEST} rows"
         )
     if len({a.quality for a in architectures}) == 1:
+        same = written(architectures[0].quality)
         raise ConfigError(
-            f"{path}, column {quality}: every row has {abs(architectures[0].quality):g}, so there "
-            "is no order to predict; give a table with measured qualities"
+            f"{path}, column {quality}: every row has {same:g}, so there is "
+            "no order to predict; give a table with measured qualities"
         )
     return tuple(architectures)
 

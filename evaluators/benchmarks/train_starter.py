@@ -1,19 +1,17 @@
-"""Train the benchmark that ships, with `python -m evaluators.benchmarks.train_starter`.
+"""Training the benchmark that ships, for `autoproxy benchmark build starter`.
 
 Every network learns the same text for as many steps in the same order. Each is one file of the
 work folder once it is trained, so a run that is killed goes on with the next, and several
 processes share the work.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,7 @@ from torch.nn import functional
 from autoproxy.errors import ConfigError, StorageError
 from evaluators.benchmarks.starter_space import LENGTH, StarterArchitecture, architectures
 from evaluators.networks.decoder import Decoder
-from evaluators.train_starter import Corpus, read_corpus
-
-LOG = logging.getLogger("evaluators.benchmarks.train_starter")
+from evaluators.train_starter import Corpus
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +174,6 @@ def train_all(
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(row), encoding="utf-8")
             partial.replace(path)
-        LOG.info("%s seed %d loss %.4f in %.0f s", row["id"], seed, row["loss"], row["seconds"])
         tell(sum(p.exists() for p in paths.values()), len(jobs))
 
 
@@ -211,23 +206,3 @@ def _claimed(path: Path) -> Iterator[bool]:
             path.with_suffix(".busy").unlink(missing_ok=True)
     except filelock.Timeout:
         yield False
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluators.benchmarks.train_starter",
-        description="Train the networks of the starter benchmark, or go on with them.",
-    )
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="folders of .txt")
-    parser.add_argument("--work", type=Path, required=True, help="folder of what is trained")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
-    options.work.mkdir(parents=True, exist_ok=True)
-    train_all(options.work, read_corpus(options.text), Budget(), options.device)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,8 @@
 import csv
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from autoproxy.errors import ConfigError
 from evaluators.benchmarks import flexibert, starter
 from evaluators.benchmarks.starter_space import architectures, parameters
 from evaluators.benchmarks.table import BENCHMARKS, Benchmark, open_benchmark, read_table
+from evaluators.networks.encoder import EncoderConfig
 from tests.evaluators.tables import Rows, changed, flexibert_rows, gpt2_rows, without, write
 
 WRONG: dict[str, tuple[str, Callable[[], Rows], list[str]]] = {
@@ -50,6 +53,11 @@ WRONG: dict[str, tuple[str, Callable[[], Rows], list[str]]] = {
         "gpt2-lts",
         lambda: changed(gpt2_rows(), 9, valid_ppl="inf"),
         ["row 11, column valid_ppl", "'inf'", "finite"],
+    ),
+    "no perplexity": (
+        "gpt2-lts",
+        lambda: changed(gpt2_rows(), 9, valid_ppl="0"),
+        ["row 11, column valid_ppl", "'0'", "above 0"],
     ),
     "no number": (
         "gpt2-lts",
@@ -205,7 +213,8 @@ def test_flexibert_is_built_as_declared_where_that_is_asked_for(tmp_path: Path) 
 
 def test_gpt2_terminals_are_counted(tmp_path: Path) -> None:
     benchmark = open_benchmark("gpt2-lts", write(tmp_path / "t.csv", gpt2_rows()))
-    assert benchmark.architectures[2].quality == -48
+    assert benchmark.architectures[2].quality == -math.log(48)
+    assert benchmark.quality_name == "-log valid_ppl"
     _check(benchmark, 1)
     found = benchmark.model_terminals(benchmark.architectures[1])
     assert (found["n_heads"], found["ff_width"], found["d_embed"]) == (3, (513 + 600) / 2, 128)
@@ -296,6 +305,12 @@ EVERY = pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.sl
 """Every seventh network, in which each width, operation and number of heads occurs; or each."""
 
 
+def published_config(declared: EncoderConfig) -> EncoderConfig:
+    """Return the encoder on which scores were published: of width 256, with a hidden 1024."""
+    stacks = tuple((1024,) * len(stack) for stack in declared.stacks)
+    return replace(declared, width=256, stacks=stacks)
+
+
 @EVERY
 def test_published_parameters_of_flexibert_are_met_to_the_last_one(shared: Path, step: int) -> None:
     path = shared / "data" / "flexibert" / "architectures.csv"
@@ -303,7 +318,7 @@ def test_published_parameters_of_flexibert_are_met_to_the_last_one(shared: Path,
     benchmark = open_benchmark("flexibert", path, declared=True)
     seen: dict[Any, int] = {}
     for row in rows[::step]:
-        config = flexibert.published_config(flexibert.declared_config(row))
+        config = published_config(flexibert.declared_config(row))
         if config not in seen:
             with torch.device("meta"):
                 network = benchmark.network(config)

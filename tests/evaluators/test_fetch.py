@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoproxy.errors import ConfigError, StorageError
+from autoproxy.errors import AutoproxyError, ConfigError, StorageError
 from evaluators.benchmarks import fetch as fetching
 from evaluators.benchmarks.fetch import fetch
 from evaluators.benchmarks.table import open_benchmark
@@ -96,6 +96,12 @@ def test_the_json_of_flexiberts_authors_becomes_the_table(tmp_path: Path) -> Non
     ours = open_benchmark("flexibert", write(tmp_path / "t.csv", flexibert_rows()), declared=True)
     theirs = open_benchmark("flexibert", path, declared=True)
     assert ours.architectures == theirs.architectures
+
+
+@pytest.mark.parametrize("address", ["http://[x", "http://host:port/", "http://host/\u00fc b"])
+def test_what_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
+    with pytest.raises(AutoproxyError, match=r"is no address|cannot be reached"):
+        fetch("flexibert", address, "0" * 64, tmp_path)
 
 
 @pytest.mark.parametrize("spoil", ["scores", "hparams"])

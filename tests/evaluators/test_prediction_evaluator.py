@@ -14,7 +14,10 @@ from scipy import stats
 from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Failed, Fingerprint, Measured, Outcome
 from autoproxy.language.parse import parse
-from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.benchmarks.table import open_benchmark
+from evaluators.cache import LIMIT
+from evaluators.prediction import AZ_NAS, PredictionConfig, PredictionEvaluator
+from evaluators.proxies import score
 from evaluators.text import topics
 from tests.evaluators.tables import Rows, changed, starter_rows, without, write
 
@@ -358,6 +361,58 @@ def test_rank_never_shows_a_ridge_its_own_label(tmp_path: Path) -> None:
     assert others != pytest.approx(scores)
 
 
+def test_the_environment_limits_what_is_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIMIT, raising=False)
+    assert make().scorer().reader.limit == 8 * 10**9
+    monkeypatch.setenv(LIMIT, "3MB")
+    assert make().scorer().reader.limit == 3_000_000
+    assert make(cache_limit="4KB").scorer().reader.limit == 4000
+
+
+def test_az_nas_is_of_all_networks_that_are_ranked(tmp_path: Path) -> None:
+    table = write(tmp_path / "table.csv", [r for r in starter_rows(20) if r["depth"] != "1"])
+    found = ranked(table, "az_nas", *AZ_NAS)
+    scores = {
+        name: {one["id"]: one["score"] for one in row["order"]} for name, row in found.items()
+    }
+    opened = open_benchmark("starter", table)
+    parts = [[scores[name][a.id] for a in opened.architectures] for name in AZ_NAS] + [
+        [opened.model_terminals(a)["flops"] for a in opened.architectures]
+    ]
+    count = len(opened.architectures)
+    wanted = sum(np.log(stats.rankdata(part) / count) for part in parts)
+    assert [scores["az_nas"][a.id] for a in opened.architectures] == pytest.approx(wanted)
+    assert found["az_nas"]["seconds"] > 0
+    shallow = write(tmp_path / "shallow.csv", starter_rows(20))
+    assert "only one" in ranked(shallow, "az_nas")["az_nas"]["reason"]
+
+
+def test_named_proxies_have_no_control(tmp_path: Path) -> None:
+    """They were called controlled, and were what they are without it."""
+    table = write(tmp_path / "table.csv", starter_rows(12))
+    found = ranked(table, "naswot", "lexicographic", control="noise")
+    assert "naswot reads the network itself, which --control noise" in found["naswot"]["reason"]
+    assert found["lexicographic"]["tau"] > 0
+
+
+def test_a_draw_is_the_seed_of_what_a_named_proxy_draws(make: Make) -> None:
+    evaluator = make()
+    network, ids = evaluator.scorer(3).reader.network(evaluator.benchmark.architectures[1])
+    found = evaluator._called("az_trainability", np.array([1]), 3)
+    assert not isinstance(found, Failed)
+    assert found.tolist() == [score("az_trainability", network, ids, seed=3)]
+    assert found.tolist() != [score("az_trainability", network, ids)]
+
+
+def test_the_ridge_has_every_column_once(evaluator: PredictionEvaluator) -> None:
+    """A column that stands there twice would be shrunk half as much as the others."""
+    columns = {tuple(column) for column in evaluator._table.T}
+    assert len(columns) == evaluator._table.shape[1]
+    first = evaluator.benchmark.architectures[0].columns
+    wanted = [first["depth"], first["width"], first["parameters"]]
+    assert evaluator._table[0][:3].tolist() == wanted
+
+
 def test_other_draws_are_other_weights(evaluator: PredictionEvaluator) -> None:
     formula = parse("layers_sum(all_norm(W))")
     first, other = (evaluator.oriented(formula, evaluator.unseen, draw) for draw in (0, 1))
@@ -418,6 +473,8 @@ def test_tables_that_cannot_serve(make: Make, rows: Rows, said: str) -> None:
         ({"control": "noize"}, "unknown control 'noize'; did you mean 'noise'"),
         ({"benchmark": "starters"}, "did you mean 'starter'"),
         ({"label": 3}, "unknown option of predictions 'label'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"declared": True}, "--declared is of flexibert alone"),
         ({"cache_limit": "much"}, "'much' is no size"),
         ({"device": "tpu9"}, "tpu9"),
         ({"tokens": 97}, "take 96 tokens at most, got 97"),

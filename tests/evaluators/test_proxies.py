@@ -247,6 +247,22 @@ def test_zico() -> None:
     assert score("zico", network, ids) == pytest.approx(total, rel=1e-4)
 
 
+def test_zico_leaves_out_what_is_the_same_in_all_sequences() -> None:
+    """By float64 of each sequence alone; what float32 makes of equal gradients is no spread."""
+    network, ids = subject()
+    for twins in (ids[[0, 0]], ids[[1, 1, 1]]):
+        with pytest.raises(EvaluationError, match="sequences whose gradients differ"):
+            score("zico", network, twins)
+    # The first token of all sequences is one: what the first layer makes of it is shared, in part.
+    mixed = torch.cat([ids[[0, 0]], ids[[1]]])
+    total = 0.0
+    for each in gradients(network, mixed).values():
+        mean, deviation = each.mean(0), each.std(0)
+        known = deviation > 1e-5 * np.abs(each).max()
+        total += math.log((np.abs(mean)[known] / deviation[known]).sum())
+    assert score("zico", network, mixed) == pytest.approx(total, rel=1e-3)
+
+
 def test_log_synflow() -> None:
     network = decoder(scale=3.0, activation="relu")
     ids = tokens(SEQUENCES, 7)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pydoc_data.topics
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from autoproxy.evaluation import Failed
 from autoproxy.language.parse import parse
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
-from evaluators import networks, scoring
+from evaluators import cache, networks, scoring
 from evaluators.benchmarks import batches
 from evaluators.benchmarks.batches import batch_of
 from evaluators.benchmarks.table import Benchmark, open_benchmark
@@ -261,6 +262,59 @@ def test_a_damaged_file_is_gathered_anew(decoders: Benchmark, tmp_path: Path, sp
     assert path.read_bytes() != content
     assert numbers(made(decoders, tmp_path, wanted=wanted), [text], [1]) == before
     assert path.read_bytes() == content
+
+
+def test_networks_make_room_for_each_other_alone(decoders: Benchmark, tmp_path: Path) -> None:
+    """Statistics for pruning lie in the same folder, and are older than what a search adds."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    other = folder / "starter-W.safetensors"
+    other.write_bytes(bytes(5000))
+    os.utime(other, (0, 0))
+    reader = made(decoders, folder, wanted=frozenset({"W"}), limit=1).reader
+    for architecture in decoders.architectures[:3]:
+        reader.statistics(architecture)
+    assert list(folder.iterdir()) == [other]
+
+
+def test_what_is_read_is_the_last_to_go(decoders: Benchmark, tmp_path: Path) -> None:
+    reader = made(decoders, tmp_path, wanted=frozenset({"W"})).reader
+    first, second = decoders.architectures[:2]
+    for architecture in (first, second):
+        reader.statistics(architecture)
+    for age, architecture in ((100, second), (200, first)):
+        os.utime(reader._path(architecture), (age, age))
+    reader.statistics(second)
+    cache.evict(tmp_path, reader._path(second).stat().st_size)
+    assert [reader.is_kept(architecture) for architecture in (first, second)] == [False, True]
+
+
+def test_networks_to_be_gathered_are_dearer_than_those_that_are_kept(
+    decoders: Benchmark, tmp_path: Path
+) -> None:
+    """One proxy on 120 networks is worth several processes, if none of them was gathered yet."""
+    scorer = made(decoders, tmp_path, wanted=frozenset({"W"}))
+    jobs = [(a, [parse("all_norm(W)")]) for a in decoders.architectures[:4]]
+    assert scorer._work(jobs) * 30 > scoring.WORTH_PROCESSES
+    scorer.reader.statistics(decoders.architectures[1])
+    assert scorer._work(jobs) == 3 * scoring.GATHERED + 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_gives_the_scores_of_the_cpu(decoders: Benchmark, tmp_path: Path) -> None:
+    """docs/predict.md states the tolerance; a second pass reads what the first one kept."""
+    texts = [text for text in ORACLES if "logsum" not in text]
+    places = range(len(decoders.architectures))
+    plain = numbers(made(decoders, tmp_path), texts, places)
+    cuda = dataclasses.replace(SMALL, device="cuda")
+    scorer = made(decoders, tmp_path, gathering=cuda)
+    first = numbers(scorer, texts, places)
+    for site in scorer.reader.statistics(decoders.architectures[0]).sites:
+        assert {t.device.type for t in site.terminals.values()} == {"cpu"}
+    for text, ours, theirs in zip(texts, plain, first, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-3), text
+    assert numbers(made(decoders, tmp_path, gathering=cuda), texts, places) == first
 
 
 def test_the_cache_keeps_to_its_limit(decoders: Benchmark, tmp_path: Path) -> None:

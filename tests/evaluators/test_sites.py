@@ -292,13 +292,16 @@ def test_families_of_transformers(family: str) -> None:
         loss = network(input_ids=ids[n : n + 1], labels=ids[n : n + 1], use_cache=False).loss
         each.append(torch.autograd.grad(loss, weights))
     turned = family == "gpt2"
+    fused = family in {"mixtral", "qwen3-moe"}  # experts are no linear layers
+    lacking = {"heads", "attention", "log_flow", *(["is_mlp"] if fused else [])}
     for site, first, second in zip(found.sites, *each, strict=True):
         one, two = (first.T, second.T) if turned else (first, second)
         # Experts see the tokens of both sequences in one heap, so the order of sums differs.
         close(site.terminals["g"], one + two, 1e-4)
         close(site.terminals["g_abs"], one.abs() + two.abs(), 1e-4)
         assert site.terminals["W"].shape == (site.d_out, int(site.terminals["fan_in"]))
-        assert set(site.terminals) >= TERMINALS - {"heads", "attention", "log_flow"} - sites.COUNTS
+        assert set(site.terminals) >= TERMINALS - lacking - sites.COUNTS
+        assert ("is_mlp" in site.terminals) is not fused
 
 
 class Shared(nn.Module):
@@ -382,7 +385,7 @@ def test_places() -> None:
     assert [n for n in numbers if numbers[n][4]] == [f"layers.{n}.attention.query" for n in (0, 1)]
     torch.manual_seed(0)
     loose = by_name(Heap(), tokens(), wanted)["expert"]
-    assert set(loose) == wanted - {"block_index"}
+    assert set(loose) == wanted - {"block_index", "is_attention", "is_mlp"}
     assert not loose["is_first"]
 
 
@@ -531,7 +534,35 @@ print(*(site.name for site in found.sites), len(found.sites[0].terminals), *foun
     done = subprocess.run(
         [sys.executable, "-I", str(script)], capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["1", "22", "log_flow"]
+    assert done.stdout.split() == ["1", "20", "log_flow"]  # its layers have no role
+
+
+class Opt(nn.Module):
+    """One block whose feed-forward is two layers of the block itself, as OPT has it."""
+
+    def __init__(self, up: str = "fc1", down: str = "fc2") -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 4)
+        block = nn.ModuleDict({up: nn.Linear(4, 6), down: nn.Linear(6, 4)})
+        self.blocks, self.names = nn.ModuleList([block]), (up, down)
+        self.head = nn.Linear(4, 11)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        up, down = (self.blocks[0][name] for name in self.names)
+        state = self.embedding(ids)
+        return self.head(state + down(functional.relu(up(state))))
+
+
+def test_what_is_recognised_has_a_role_and_what_is_not_has_none() -> None:
+    """A network whose feed-forward nobody knows is not one without parameters in it."""
+    torch.manual_seed(0)
+    known = collect(Opt(), tokens(), {"is_mlp", "is_attention", "params_mlp", "ff_width"})
+    assert [float(site.terminals["is_mlp"]) for site in known.sites] == [1, 1]
+    assert known.model == {"params_mlp": 4 * 6 + 6 + 6 * 4 + 4, "ff_width": 6}
+    assert not any("is_attention" in site.terminals for site in known.sites)
+    strange = collect(Opt("wide", "narrow"), tokens(), {"is_mlp", "params_mlp", "fan_in"})
+    assert [set(site.terminals) for site in strange.sites] == [{"fan_in"}] * 2
+    assert strange.model == {}
 
 
 @pytest.mark.parametrize("name", ["starter", "flexibert", "gpt2-lts"])
@@ -545,7 +576,7 @@ def test_counts_are_those_of_the_benchmarks(name: str) -> None:
 def test_counts_of_what_has_no_blocks() -> None:
     torch.manual_seed(0)
     found = collect(Heap(), tokens(), sites.COUNTS).model
-    assert set(found) == {"d_embed", "flops"} | {n for n in sites.COUNTS if "params" in n}
+    assert set(found) == {"d_embed", "flops", "params", "params_embedding", "params_body"}
     assert found["params"] == found["params_embedding"] == 44 + 20 + 20 + 55
 
 
