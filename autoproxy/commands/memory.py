@@ -109,7 +109,8 @@ class LedgerMemory:
         """Return the generations that are done already, and who was measured in which slot."""
         steps = [Step.from_json(*row) for row in self._ledger.steps(self._run)]
         self.spent = self.before = sum(step.spent for step in steps)
-        self.funnel = Counter(self._ledger.funnel(self._run, len(steps)))
+        whole = None if steps and steps[-1].finished else len(steps)  # at the end all stays
+        self.funnel = Counter(self._ledger.funnel(self._run, whole))
         self.funnel["proposed"] = self.funnel.total()
         known = self._ledger.measured(self._run, self._protocol) if steps else []
         people = {individual.slot: individual for individual in known}
