@@ -142,7 +142,8 @@ class SearchState:
         archive: Everybody measured in full, in order.
         best: The best of them by value, the earlier of equals.
         improved: What had been spent when it was found.
-        idle: Generations since anybody was measured in full.
+        idle: Generations since anything was new: since a candidate came through the sieve, and
+            was paid for, on whatever rung.
         new: Share of new ones among the proposals of each island's latest generation.
         rung: Which of the evaluator's cheap fidelities screens.
         screened: The latest values of that rung; a new one is promoted by its rank among them.
@@ -201,7 +202,7 @@ class SearchState:
             archive=archive,
             best=best,
             improved=improved,
-            idle=0 if born else self.idle + 1,
+            idle=0 if step.spent else self.idle + 1,
             new=_with(self.new, step.island, step.new),
             rung=rung,
             screened=(*kept, *told)[-WINDOW:],

@@ -284,6 +284,17 @@ def test_a_space_with_nothing_more_to_say_ends_the_run(monkeypatch: pytest.Monke
     assert {str(i.expression) for i in last.archive} <= {"W", "abs(W)"}
 
 
+def test_what_a_cheap_rung_stops_is_new_all_the_same() -> None:
+    """One candidate a generation: few of a hundred are measured in full, and the search goes on."""
+    config = replace(CONFIG, batch=1, promote=0.01, evaluations=30.0)
+    memory = DictMemory()
+    state = search(config, memory)
+    assert state.finished == "the budget of evaluations is spent"
+    full = {f.generation for f in memory.fates if f.fate == "measured"}
+    gaps = [later - sooner for sooner, later in itertools.pairwise(sorted(full))]
+    assert max(gaps) > loop._IDLE_GENERATIONS
+
+
 # --- strategies --------------------------------------------------------------------------------
 
 

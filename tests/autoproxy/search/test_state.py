@@ -89,8 +89,10 @@ def test_a_generation_changes_its_island_and_what_belongs_to_all() -> None:
     assert two.best is people[2]  # the earlier of equals
     assert two.improved == 1.5
     assert two.new == (0.5, 0.5)
-    three = two.after(step(2), people.__getitem__, LOSS)
+    three = two.after(step(2, spent=0.0), people.__getitem__, LOSS)
     assert (three.idle, two.idle) == (1, 0)
+    cheap = three.after(step(3), people.__getitem__, LOSS)
+    assert cheap.idle == 0  # something was new, though nobody was measured in full
     assert three.islands == ((), two.islands[1])
 
 
