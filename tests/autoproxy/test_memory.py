@@ -151,3 +151,12 @@ def test_a_run_that_time_ended_is_resumed_to_its_end(path: Path) -> None:
             assert (end, evaluator.measured) == (last, [])
             assert opened.events("toy") == before
             assert again.funnel == memory.funnel
+
+
+def test_what_is_shown_as_spent_is_what_was_charged_also_for_repetitions(ledger: Ledger) -> None:
+    memory = LedgerMemory(ledger, "toy", PROTOCOL)
+    config = replace(CONFIG, same="nothing", evaluations=60.0, promote=0.7)
+    *_, state = Search(SPACE, ToyEvaluator(), memory, config).run()
+    keys = Counter(individual.key for individual in state.archive)
+    assert keys.most_common(1)[0][1] > 2
+    assert memory.spent == pytest.approx(state.spent)
