@@ -11,7 +11,7 @@ from autoproxy.evaluation import content_hash
 from autoproxy.language.canonical import canonical
 from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression
-from autoproxy.language.parse import kind_of, parse
+from autoproxy.language.parse import MAX_DEPTH, kind_of, parse
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 
@@ -89,9 +89,20 @@ class SearchSpace:
             raise ConfigError(f"space {self.name!r} needs at least one terminal and primitive")
         if not self.exponents and "pow" in self.primitives:
             raise ConfigError(f"space {self.name!r} has 'pow', so it needs exponents to draw from")
+        self._check_limits()
         self._check_leaves()
         object.__setattr__(self, "terminals", MappingProxyType(dict(self.terminals)))
         object.__setattr__(self, "primitives", MappingProxyType(dict(self.primitives)))
+
+    def _check_limits(self) -> None:
+        """See that something fits into the limits, and that what fits can be read back."""
+        if self.max_size < 1:
+            raise ConfigError(f"space {self.name!r}: max_size must be >= 1, got {self.max_size}")
+        if not 2 <= self.max_depth <= MAX_DEPTH:
+            raise ConfigError(
+                f"space {self.name!r}: max_depth must lie in [2, {MAX_DEPTH}] (no deeper formula "
+                f"can be read back), got {self.max_depth}"
+            )
 
     def _check_leaves(self) -> None:
         """See that a leaf is of its terminal's kind and reads that terminal alone."""

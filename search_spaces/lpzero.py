@@ -24,7 +24,7 @@ What is wrong with it, and what becomes of it here (more in docs/lpzero.md):
 - `x[x <= 0] = 1` changes the shared input, weights among them. Our operations change nothing.
 - Matrix multiplication of two numbers is an error. It is left out.
 - A bred individual takes the place of the worst even if it is worse; a quarter of the offspring
-  are copies. Here the best 80 stay, and the sieve drops copies.
+  are copies. Here the best 80 stay, copies among them.
 - Fitness on GPT-2 is a fresh sample of networks each time. Here the labels are drawn once.
 - It is tested on the networks that it was searched on. Here they are split, by network.
 - A score of None, -1, NaN, infinity or 0 counts as broken, and so do more than three equal

@@ -275,6 +275,40 @@ def test_the_time_of_a_run_is_that_of_its_whole_life(
     assert 0 < found["tiny-run.random"] < found["tiny-run"] - 3600 * 20  # its own alone
 
 
+def test_a_search_that_time_ended_is_over_when_what_follows_was_interrupted(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An hour passes with every measurement, and the search has thirty."""
+    from autoproxy.commands import session
+    from evaluators.pruning import PruningEvaluator
+
+    hours = [0]
+    made = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: made() + 3600 * hours[0])
+    measure, finals = PruningEvaluator.measure, session.finalists
+    searched: list[int] = []
+
+    def slow(self: Any, expressions: Any, fidelity: float) -> Any:
+        hours[0] += 1
+        return measure(self, expressions, fidelity)
+
+    def told(*words: Any) -> Any:
+        searched.append(hours[0])
+        if len(searched) == 1:
+            raise KeyboardInterrupt
+        return finals(*words)
+
+    monkeypatch.setattr(PruningEvaluator, "measure", slow)
+    monkeypatch.setattr(session, "finalists", told)
+    words = ("--evaluations", 500, "--minutes", 30 * 60, "--no-random-search")
+    said = run("search", "--config", place.run_file, "--results", tmp_path, *words)
+    assert (said.code, len(searched)) == (130, 1), said
+    assert run("resume", "--results", tmp_path).code == 0
+    assert searched[1] == searched[0]
+    summary = json.loads((tmp_path / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    assert summary["search"]["stopped"] == "the time is up"
+
+
 def test_a_bug_keeps_its_traceback_and_its_run(
     place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

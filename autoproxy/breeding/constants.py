@@ -17,6 +17,9 @@ from autoproxy.language.primitive import EXPONENT_RANGE
 DRAWS = 32
 """Steps away from the best numbers known, of which the one that is hoped for most is taken."""
 
+LARGEST = 1e30
+"""No number is stepped beyond it, since a constant is finite in float32."""
+
 _MARK = re.compile(r"\?\^?")
 
 FIXED_POWERS = {"sqrt": 0.5, "square": 2.0}
@@ -34,12 +37,13 @@ def stepped_exponent(exponent: float, step: float) -> float:
 
 
 def stepped_factor(factor: float, step: float) -> float:
-    """Return a factor after so many doublings, of two digits.
+    """Return a factor after so many doublings, of two digits, and not beyond `LARGEST`.
 
-    >>> stepped_factor(3.0, 1.0), stepped_factor(-100.0, -0.5)
-    (6.0, -71.0)
+    >>> stepped_factor(3.0, 1.0), stepped_factor(-100.0, -0.5), stepped_factor(3e38, 1.0)
+    (6.0, -71.0, 1e+30)
     """
-    return float(f"{factor * 2**step:.2g}")
+    stepped = float(f"{factor * 2**step:.2g}")
+    return min(LARGEST, max(-LARGEST, stepped))
 
 
 @lru_cache(maxsize=10_000)

@@ -33,7 +33,7 @@ class LedgerMemory:
         self.recalled = 0
         self.spent = 0.0
         self.before = 0.0  # of it, by whole generations that were on record at the start
-        self._paid: dict[str, float] = {}
+        self._paid: dict[str, tuple[float, ...]] = {}
         self._waiting: list[Event] = []
         self._settled = -math.inf  # when that was empty
 
@@ -60,9 +60,17 @@ class LedgerMemory:
         )
 
     def _pay(self, key: str, fidelity: float) -> None:
-        """Count what is spent: of a candidate that is measured further, what is new."""
-        self.spent += fidelity - self._paid.get(key, 0.0)
-        self._paid[key] = fidelity
+        """Count what is spent: of a candidate that is measured further, what is new.
+
+        Where repetitions are let through, several candidates have one key, each on its rung.
+        """
+        rungs = self._paid.get(key, ())
+        below = max((rung for rung in rungs if rung < fidelity), default=0.0)
+        left = list(rungs)
+        if below:
+            left.remove(below)
+        self._paid[key] = (*left, fidelity)
+        self.spent += fidelity - below
 
     def note(self, fate: Fate) -> None:
         """Store what became of a proposal, with others within `PROMPT` seconds.
@@ -109,7 +117,8 @@ class LedgerMemory:
         """Return the generations that are done already, and who was measured in which slot."""
         steps = [Step.from_json(*row) for row in self._ledger.steps(self._run)]
         self.spent = self.before = sum(step.spent for step in steps)
-        self.funnel = Counter(self._ledger.funnel(self._run, len(steps)))
+        whole = None if steps and steps[-1].finished else len(steps)  # at the end all stays
+        self.funnel = Counter(self._ledger.funnel(self._run, whole))
         self.funnel["proposed"] = self.funnel.total()
         known = self._ledger.measured(self._run, self._protocol) if steps else []
         people = {individual.slot: individual for individual in known}

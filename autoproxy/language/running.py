@@ -2,6 +2,7 @@
 
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
+from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 
 _BACKWARD = frozenset({"g", "g_norm", "g_abs", "g_token", "g_region", "dx", "dy"})
@@ -10,7 +11,13 @@ _BACKWARD = frozenset({"g", "g_norm", "g_abs", "g_token", "g_region", "dx", "dy"
 _DEAR = frozenset({"h_inv", "u_diag", "hg", "flow", "log_flow"})
 """Terminals that need a Hessian or passes of their own."""
 
-_FREE = frozenset({"W", "noise", "fan_in", "fan_out", "block_index"})
+_OF_PLACES = {"fan_in", "fan_out", "block_index", "is_attention", "is_mlp", "is_first"}
+
+_FREE = frozenset(
+    {"W", "noise", *_OF_PLACES, *(t.name for t in VOCABULARY.values() if t.kind is Kind.MODEL)}
+    - _DEAR
+)
+"""Terminals that are known without any pass: what is stored, and what is counted."""
 
 _PASSES = {"exp": 4.0, "log": 4.0, "tanh": 11.0, "sigmoid": 11.0, "pow": 20.0, "sqrt": 2.0}
 """What an entry costs, in copies of it; 1.5 where nothing is said (measured on one CPU)."""

@@ -45,6 +45,10 @@ def simplify(expression: Expression) -> Expression:
     if node.operands:
         node = Expression(node.head, tuple(map(simplify, node.operands)))
     node = canonical(node)
+    if node.head == "neg":  # a sign that came out of a product: what is left was never looked at
+        inner = simplify(node.operands[0])
+        if inner is not node.operands[0]:
+            return simplify(Expression("neg", (inner,)))
     for rule in (_cancel, _gather, _spread):
         other = rule(node)
         if other is not None and canonical(other) != node and kind_of(other) is kind_of(node):

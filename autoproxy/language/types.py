@@ -22,7 +22,7 @@ class Kind(Enum):
     PER_OUTPUT = "PerOutput"
     SCALAR = "Scalar"
     EXPONENT = "Exponent"
-    # What predictions need comes last: a kind's place is its hash, and so shapes random draws.
+    # What predictions need comes last.
     INPUT = "Input"
     OUTPUT = "Output"
     ATTENTION = "Attention"

@@ -29,7 +29,11 @@ def to_lines(rows: Iterable[ReportRow]) -> str:
         values.append({**asdict(row), "protocol": digest})
     lines = [{"protocol": digest, "content": protocols[digest]} for digest in sorted(protocols)]
     lines += sorted(
-        values, key=lambda v: [str(v[k]) for k in ("protocol", "role", "name", "key")] + [v["seed"]]
+        values,
+        key=lambda v: (
+            *(str(v[name]) for name in ("protocol", "role", "name", "key")),
+            *(v["seed"], v["run"] or ""),
+        ),
     )
     return "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
 

@@ -37,11 +37,6 @@ class HallOfFame:
         held = {**self.by_complexity, individual.complexity: individual}
         return type(self)(self.objective, MappingProxyType(dict(sorted(held.items()))))
 
-    def best(self) -> Individual | None:
-        """Return the best of all by value; the simpler one of equals."""
-        front = self.front()
-        return front[-1] if front else None
-
     def front(self) -> tuple[Individual, ...]:
         """Return those that no simpler one equals or beats, by rising complexity.
 

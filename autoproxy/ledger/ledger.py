@@ -207,6 +207,14 @@ class Ledger:
                     f"run {record.run!r} was begun with {name} {old}, now it is {new}: its "
                     "values would not compare; start a new run, with another name"
                 )
+        old, new = (each.manifest.get("space_hash") for each in (known, record))
+        if old and new and old != new:
+            raise StorageError(
+                f"run {record.run!r} was begun over another version of the space {record.space!r} "
+                f"(hash {old}, now {new}), so it would not repeat itself; restore the space's "
+                "words, numbers and limits, or start a new run, with another name: what was "
+                "measured is known to it"
+            )
 
     def update_run(
         self,
@@ -275,9 +283,16 @@ class Ledger:
                     "program or the libraries changed since it began; start a new run"
                 )
 
-    def events(self, run: str) -> list[Event]:
-        """Return what became of each proposal of a run, in order."""
+    def events(self, run: str, *, valued: bool = False) -> list[Event]:
+        """Return what became of each proposal of a run, in order.
+
+        Args:
+            run: Name.
+            valued: Leave out those without a value, which are most of a long run.
+        """
         query = sa.select(EVENTS).where(EVENTS.c.run == run).order_by(EVENTS.c.slot)
+        if valued:
+            query = query.where(EVENTS.c.value.is_not(None))
         rows = self._do(lambda connection: connection.execute(query).all())
         return [event_of(row) for row in rows]
 

@@ -41,7 +41,7 @@ class Archive:
             StorageError: There is no such run.
         """
         record = ledger.run(run)
-        events = tuple(event for event in ledger.events(run) if event.value is not None)
+        events = tuple(ledger.events(run, valued=True))
         return cls(events, ledger.rungs(run, content_hash(dict(record.protocol))))
 
     @classmethod

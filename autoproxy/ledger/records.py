@@ -39,7 +39,8 @@ class Event:
         slot: Position in the run's order of proposals.
         key: Content hash of the canonical form; empty for what was dropped.
         text: Canonical form of what was kept, else the proposal.
-        origin: `random`, `crossover`, `subtree`, `point`, `wrap`, `shrink`, `constant`, `seed`.
+        origin: `random` or `seed`; of one parent `subtree`, `point`, `wrap`, `shrink`, `constant`
+            or `tuned`; of two `crossover` or `blend`.
         parents: Keys of its parents.
         fate: `measured`, `screened`, `raced`, `failed` or `dropped`.
         rule: The rule that dropped it.

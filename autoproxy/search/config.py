@@ -23,6 +23,7 @@ class SearchConfig:
         evaluations: What the run may spend, in full evaluations; a measurement at a lower
             fidelity costs its share, one that the ledger knows costs the same.
         minutes: When to stop at the latest, None for never; the run then ends at a logged slot.
+            They count from when the search began or, where it was interrupted, was resumed.
         strategy: `evolve`, or `random` for the same sieve and initialiser without breeding.
         islands: Populations that breed in turn, each on its own but for migrants.
         lag: Generations that may be under way while another is bred: generation g breeds from

@@ -40,7 +40,7 @@ class Desk(Protocol):
         ...
 
     def drop(self) -> None:
-        """Forget all that was begun; what no worker has yet is not measured any more."""
+        """Keep what has arrived and forget the rest; what no worker has yet is not measured."""
         ...
 
 
@@ -112,7 +112,8 @@ class CrewDesk:
             self._take_in()
 
     def drop(self) -> None:
-        """Cancel what no worker has, and forget the rest."""
+        """Keep what has arrived, cancel what no worker has, and forget the rest."""
+        self._take_in()
         for work in self._under_way:
             work.future.cancel()
         self._under_way.clear()

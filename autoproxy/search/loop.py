@@ -19,7 +19,7 @@ from autoproxy.search.config import SearchConfig
 from autoproxy.search.desk import Desk, LocalDesk, Work
 from autoproxy.search.fate import Memory, fate_of, individual_of
 from autoproxy.search.replacement import staying
-from autoproxy.search.state import SearchState
+from autoproxy.search.state import SearchState, Step
 from autoproxy.search.tasks import Task
 from autoproxy.sieve.rules import Kept
 from autoproxy.spaces import SearchSpace
@@ -138,15 +138,18 @@ class Search:
 
         What it measured is charged and told in the order of its slots, whoever measured it when,
         so that the end of the budget falls on the same measurement for any number of workers.
+        That end is not recorded, since it comes again; one by `stop` would not, and is.
         """
         if self._desk.ahead and (why := self._wait_for(flights)):
-            return state.finish(why)
+            return self._advance(state, state.stop(flights[0].brood.step.island, why), ())
         flight = flights.popleft()
         brood = flight.brood
         bill = _Bill(state.spent, self._config.evaluations, self._stop)
         outcomes = _taken(flight.screens, bill, self._screening(flight))
         promoted = self._promoted(flight, outcomes)
-        self._note_screened(flight, outcomes, promoted)
+        cut = bill.stopped is not None and len(outcomes) < len(flight.screens)
+        if not cut:
+            self._note_screened(flight, outcomes, promoted)
         born = self._raced(flight, promoted, bill)
         step = replace(
             brood.step,
@@ -154,13 +157,23 @@ class Search:
             screened=tuple(o.value for o in outcomes if isinstance(o, Measured)),
             born=tuple(individual.slot for individual in born),
             population=staying(brood.step, state, born, self._config, self._evaluator.objective),
+            finished=bill.stopped,
         )
-        people = {individual.slot: individual for individual in born}
-        after = state.after(step, people.__getitem__, self._evaluator.objective)
-        if bill.finished:
-            return after.finish(bill.finished)
-        self._memory.advance(step)
+        if bill.exhausted:
+            return self._after(state, step, born).finish(bill.exhausted)
+        after = self._advance(state, step, born)
+        if cut:  # told behind the end: without it a part of a rung would be ranked otherwise
+            self._note_screened(flight, outcomes, promoted)
         return self._unless_over(after)
+
+    def _advance(self, state: SearchState, step: Step, born: Sequence[Individual]) -> SearchState:
+        """Put a generation on record, and return the state after it."""
+        self._memory.advance(step)
+        return self._after(state, step, born)
+
+    def _after(self, state: SearchState, step: Step, born: Sequence[Individual]) -> SearchState:
+        people = {individual.slot: individual for individual in born}
+        return state.after(step, people.__getitem__, self._evaluator.objective)
 
     def _wait_for(self, flights: deque[Flight]) -> str | None:
         """Wait until the oldest generation is measured; begin races meanwhile, of any."""
@@ -234,6 +247,8 @@ class Search:
 
     def _unless_over(self, state: SearchState) -> SearchState:
         """Return the state, finished where nothing is to be hoped for."""
+        if state.finished:
+            return state
         if state.idle >= _IDLE_GENERATIONS:
             return state.finish(f"nothing new in {state.idle} generations")
         patience = self._config.patience
@@ -243,20 +258,32 @@ class Search:
 
 
 class _Bill:
-    """What a generation spends, and whether the search ends on the way."""
+    """What a generation spends, and whether the search ends on the way.
+
+    Attributes:
+        charged: What it spent so far.
+        exhausted: Why the search ends by its budget, or None.
+        stopped: Why it ends by anything else, or None.
+    """
 
     def __init__(self, spent: float, limit: float, stop: Callable[[], str | None]) -> None:
         self._left = limit - spent
         self._stop = stop
         self.charged = 0.0
-        self.finished: str | None = None
+        self.exhausted: str | None = None
+        self.stopped: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search ends with this generation."""
+        return bool(self.exhausted or self.stopped)
 
     def pay(self, amount: float) -> None:
         self.charged += amount
         if self.charged >= self._left - 1e-9:
-            self.finished = "the budget of evaluations is spent"
+            self.exhausted, self.stopped = "the budget of evaluations is spent", None
         else:
-            self.finished = self._stop()
+            self.stopped = self._stop()
 
 
 def _taken(screens: Sequence[Work], bill: _Bill, fidelity: float) -> list[Outcome]:

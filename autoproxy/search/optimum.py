@@ -70,12 +70,13 @@ class Measuring:
 
     def run(self, formulas: Sequence[Formula]) -> None:
         """Measure formulas, those first whose fingerprints look best; fill the attributes."""
-        queue = sorted(formulas, key=_promise)
+        queue: Sequence[tuple[Formula, Kept | None]]
+        queue = [(formula, None) for formula in sorted(formulas, key=_promise)]
         if self.full is not None and len(queue) > self.full:
-            queue = self._screen(queue)
-        for done, formula in enumerate(queue):
+            queue = self._screen([formula for formula, _ in queue])
+        for done, (formula, known) in enumerate(queue):
             self.tell("measuring", done, len(queue), self.best[0] if self.best else None)
-            kept = self._new(formula)
+            kept = known or self._new(formula)
             if kept is not None:
                 self._climb(formula, kept)
 
@@ -137,10 +138,10 @@ class Measuring:
         self.masks += 1
         return Kept(formula.expression, key(formula.expression), identity)
 
-    def _screen(self, queue: Sequence[Formula]) -> list[Formula]:
-        """Return those formulas that are best at the cheapest rung."""
+    def _screen(self, queue: Sequence[Formula]) -> list[tuple[Formula, Kept]]:
+        """Return those formulas that are best at the cheapest rung, with their identities."""
         cheapest = self.evaluator.fidelities[0]
-        ranked: list[tuple[float, int, Formula]] = []
+        ranked: list[tuple[float, int, Formula, Kept]] = []
         for done, formula in enumerate(queue):
             self.tell("screening", done, len(queue), None)
             kept = self._new(formula)
@@ -150,14 +151,11 @@ class Measuring:
             if isinstance(outcome, Failed):
                 self.failed[outcome.reason] += 1
             else:
-                ranked.append((self._sign * outcome.value, done, formula))
+                ranked.append((self._sign * outcome.value, done, formula, kept))
         ranked.sort(key=lambda row: row[:2])
         self.screened = max(0, len(ranked) - (self.full or 0))
         self.measured[cheapest] += self.screened
-        self.masks -= len(ranked) - self.screened  # they are counted again when they climb
-        chosen = [formula for _, _, formula in ranked[: self.full]]
-        self._identities.clear()
-        return chosen
+        return [(formula, kept) for _, _, formula, kept in ranked[: self.full]]
 
     def _climb(self, formula: Formula, kept: Kept) -> None:
         """Measure a formula rung by rung, until it cannot matter any more."""

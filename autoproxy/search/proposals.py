@@ -124,13 +124,17 @@ class Proposer:
         return Proposal(slot, child, how, (mother.key,))
 
     def _ramped(self, rng: random.Random) -> Expression:
-        """Return one of ramped half-and-half: depths 2 to 5, half of them full."""
-        high = rng.randint(2, min(5, self._grammar.space.max_depth - 1))
+        """Return one of ramped half-and-half: depths 2 to 5 where they fit, half of them full."""
+        highest = min(5, self._grammar.space.max_depth - 1)
+        high = rng.randint(min(2, highest), highest)
         return sprout(self._grammar, rng, low=1, high=high, full=rng.random() < 0.5)
 
     def _another(
         self, population: Sequence[Individual], mother: Individual, rng: random.Random
     ) -> Individual:
-        """Return a parent that is not `mother`, chosen by tournament among the others."""
+        """Return a parent by tournament among those that are not `mother`, if there are any.
+
+        Where repetitions are let through, a whole population may be one formula.
+        """
         others = [individual for individual in population if individual.key != mother.key]
-        return tournament(others, rng, self._config.tournament, self._objective)
+        return tournament(others or population, rng, self._config.tournament, self._objective)

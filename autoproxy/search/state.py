@@ -91,6 +91,8 @@ class Step:
         new: Share of its proposals that were no repetition.
         seen: What the sieve noted while it was bred: for each way of being the same, digests and
             the slot that had each first.
+        finished: Why the search ended with it, where no budget but a clock or the memory in use
+            ended it: what comes of those would not repeat itself. Else None.
     """
 
     generation: int
@@ -103,9 +105,11 @@ class Step:
     population: tuple[int, ...]
     new: float
     seen: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    finished: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON types, but for its generation."""
+        end = {} if self.finished is None else {"finished": self.finished}
         return {
             "island": self.island,
             "slot": self.slot,
@@ -116,6 +120,7 @@ class Step:
             "population": list(self.population),
             "new": self.new,
             "seen": {way: dict(digests) for way, digests in self.seen.items()},
+            **end,
         }
 
     @classmethod
@@ -137,7 +142,8 @@ class SearchState:
         archive: Everybody measured in full, in order.
         best: The best of them by value, the earlier of equals.
         improved: What had been spent when it was found.
-        idle: Generations since anybody was measured in full.
+        idle: Generations since anything was new: since a candidate came through the sieve, and
+            was paid for, on whatever rung.
         new: Share of new ones among the proposals of each island's latest generation.
         rung: Which of the evaluator's cheap fidelities screens.
         screened: The latest values of that rung; a new one is promoted by its rank among them.
@@ -196,10 +202,31 @@ class SearchState:
             archive=archive,
             best=best,
             improved=improved,
-            idle=0 if born else self.idle + 1,
+            idle=0 if step.spent else self.idle + 1,
             new=_with(self.new, step.island, step.new),
             rung=rung,
             screened=(*kept, *told)[-WINDOW:],
+            finished=step.finished,
+        )
+
+    def stop(self, island: int, why: str) -> Step:
+        """Return the step that ends a search here and changes nothing else.
+
+        Args:
+            island: Whose turn it is.
+            why: Why it ends.
+        """
+        return Step(
+            generation=self.generation,
+            island=island,
+            slot=self.slot,
+            spent=0.0,
+            rung=self.rung,
+            screened=(),
+            born=(),
+            population=tuple(individual.slot for individual in self.islands[island]),
+            new=self.new[island],
+            finished=why,
         )
 
     def finish(self, why: str) -> "SearchState":

@@ -88,6 +88,8 @@ class DaskPlace:
                 future.set_result(None)
             except (WorkerError, ConfigError) as error:
                 future.set_exception(WorkerError(str(error)))
+            except BaseException as error:  # noqa: BLE001 - somebody waits for this future
+                future.set_exception(error)
 
         threading.Thread(target=connect, name="dask-connect", daemon=True).start()
         return future
@@ -99,30 +101,35 @@ class DaskPlace:
             ConfigError: The address is none, or a worker measures several things at once.
             WorkerError: Nobody answers within so many seconds, or there are no workers.
         """
-        from distributed import Client  # noqa: PLC0415
-
         self._leave()
         deadline = time.monotonic() + patience
         while not self._closed.is_set():
             left = deadline - time.monotonic()
             try:
-                client = Client(self._address, timeout=min(10.0, left), set_as_default=False)
-            except ValueError as error:
-                raise ConfigError(
-                    f"{self._address!r} is no address of a Dask scheduler: {error}; write, for "
-                    "example, tcp://host:8786"
-                ) from None
-            except (OSError, TimeoutError) as error:
+                client = self._client = self._reached(min(10.0, left))
+                self._see_workers(max(1.0, deadline - time.monotonic()))
+            except _gone() as error:  # also one that goes away again before it has told its workers
+                self._leave()
                 if deadline - time.monotonic() < 1:
                     raise WorkerError(self._silence(patience, error)) from None
                 self._closed.wait(1)
             else:
-                self._client = client
-                self._see_workers(max(1.0, deadline - time.monotonic()))
                 threading.Thread(target=self._recount, args=(client,), daemon=True).start()
                 return
 
-    def _silence(self, patience: float, error: Exception) -> str:
+    def _reached(self, patience: float) -> Any:
+        """Return a client of the scheduler."""
+        from distributed import Client  # noqa: PLC0415
+
+        try:
+            return Client(self._address, timeout=patience, set_as_default=False)
+        except ValueError as error:
+            raise ConfigError(
+                f"{self._address!r} is no address of a Dask scheduler: {error}; write, for "
+                "example, tcp://host:8786"
+            ) from None
+
+    def _silence(self, patience: float, error: BaseException) -> str:
         return (
             f"no Dask scheduler answers at {self._address} within {patience:.0f} s ({error}); "
             "start one with `dask scheduler`, workers with `dask worker ADDRESS --nthreads 1`, "
@@ -153,7 +160,7 @@ class DaskPlace:
     def _recount(self, client: Any) -> None:
         """Follow how many workers there are; to ask each time would cost a message each."""
         while not self._closed.wait(RECOUNT) and client is self._client:
-            with contextlib.suppress(OSError, TimeoutError, ValueError):  # lost: told elsewhere
+            with contextlib.suppress(ValueError, *_gone()):  # lost: told elsewhere
                 self._there = len(client.nthreads())
 
     def start(self, work: Callable[[Any], Any], argument: Any) -> Future[Any]:
@@ -166,17 +173,17 @@ class DaskPlace:
 
     def told(self, error: BaseException) -> BaseException | Loss:
         """Tell a lost worker and a lost scheduler from an error of the work."""
-        from concurrent.futures import CancelledError  # noqa: PLC0415 - another one than asyncio's
-
         from distributed import KilledWorker  # noqa: PLC0415
-        from distributed.comm import CommClosedError  # noqa: PLC0415
 
         if isinstance(error, KilledWorker):
             deaths = error.allowed_failures + 1
             return Loss(f"the Dask worker {error.last_worker.address} died", False, deaths)
-        lost = (CancelledError, CancelledWork, CommClosedError)
         client = self._client
-        if isinstance(error, lost) or client is None or client.status != "running":
+        if (
+            isinstance(error, (CancelledWork, *_lost()))
+            or client is None
+            or client.status != "running"
+        ):
             return Loss(f"the connection to the Dask scheduler at {self._address} was lost")
         return error
 
@@ -188,4 +195,19 @@ class DaskPlace:
     def _leave(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.close(timeout=2)
+            with contextlib.suppress(*_gone()):  # nobody is there to be told
+                client.close(timeout=2)
+
+
+def _lost() -> tuple[type[BaseException], ...]:
+    """Return the errors that a scheduler which goes away leaves behind."""
+    from concurrent.futures import CancelledError  # noqa: PLC0415 - another one than asyncio's
+
+    from distributed.comm import CommClosedError  # noqa: PLC0415
+
+    return (CancelledError, CommClosedError)
+
+
+def _gone() -> tuple[type[BaseException], ...]:
+    """Return the errors of asking a scheduler that is not there, or went away meanwhile."""
+    return (OSError, TimeoutError, asyncio.CancelledError, *_lost())

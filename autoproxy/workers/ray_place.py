@@ -1,7 +1,7 @@
 """Workers of a Ray cluster: one actor each, which keeps what it has opened."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -37,8 +37,30 @@ def open_ray(address: str | None, jobs: int | None, devices: Sequence[str]) -> "
             f"no Ray cluster answers at {address or 'this machine'}: {said}; start one with "
             "`ray start --head`, and give its address: --scheduler HOST:6379"
         ) from None
-    session = _Session(wanted or max(1, int(ray.cluster_resources().get("CPU", 1))))
+    resources = ray.cluster_resources()
+    if lacks := _lacking(resources, gpus=len(devices)):
+        ray.shutdown()
+        raise WorkerError(
+            f"the Ray cluster at {address or 'this machine'} has no room for a worker, which would "
+            f"wait for ever: it has {lacks}; start machines that have: ray start --address "
+            "HOST:6379 --num-cpus N"
+        )
+    session = _Session(wanted or int(resources["CPU"]))
     return [RayPlace(session, gpus=1 if devices else 0) for _ in range(session.places)]
+
+
+def _lacking(resources: Mapping[str, float], *, gpus: int) -> str:
+    """Return what a cluster has too little of for a worker, each of one device where any is asked.
+
+    >>> _lacking({"CPU": 4.0, "GPU": 1.0}, gpus=2), _lacking({"CPU": 4.0}, gpus=0)
+    ('1 GPU where 2 are asked', '')
+    >>> _lacking({"memory": 1e9}, gpus=0)
+    'no CPU'
+    """
+    if resources.get("CPU", 0) < 1:
+        return "no CPU"
+    there = int(resources.get("GPU", 0))
+    return f"{there or 'no'} GPU where {gpus} are asked" if there < gpus else ""
 
 
 class _Session:

@@ -1,5 +1,6 @@
 """The ledger as the search sees it: what is stored when, and that nothing waits for ever."""
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -127,3 +128,35 @@ def test_a_resumed_search_knows_everybody_as_the_one_before(ledger: Ledger) -> N
     assert any(individual.details for individual in born)
     with pytest.raises(KeyError):
         who(-1)
+
+
+def test_a_run_that_time_ended_is_resumed_to_its_end(path: Path) -> None:
+    """With whatever time ran out in: a rung, a race, or between generations."""
+    config = replace(CONFIG, evaluations=40.0, lag=1)
+    for count in (0, 17, 24, 52):
+        with Ledger.open(path.with_name(f"{count}.sqlite")) as opened:
+            asked = itertools.count()
+            memory, again = (LedgerMemory(opened, "toy", PROTOCOL) for _ in range(2))
+            loop = Search(
+                SPACE,
+                ToyEvaluator(),
+                memory,
+                config,
+                lambda asked=asked, count=count: "time" if next(asked) >= count else None,
+            )
+            *_, last = loop.run()
+            before = opened.events("toy")
+            evaluator = ToyEvaluator()
+            (end,) = Search(SPACE, evaluator, again, config).run()
+            assert (end, evaluator.measured) == (last, [])
+            assert opened.events("toy") == before
+            assert again.funnel == memory.funnel
+
+
+def test_what_is_shown_as_spent_is_what_was_charged_also_for_repetitions(ledger: Ledger) -> None:
+    memory = LedgerMemory(ledger, "toy", PROTOCOL)
+    config = replace(CONFIG, same="nothing", evaluations=60.0, promote=0.7)
+    *_, state = Search(SPACE, ToyEvaluator(), memory, config).run()
+    keys = Counter(individual.key for individual in state.archive)
+    assert keys.most_common(1)[0][1] > 2
+    assert memory.spent == pytest.approx(state.spent)

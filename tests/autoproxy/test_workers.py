@@ -1,5 +1,6 @@
 """Workers of every kind against what goes wrong: deaths, lost schedulers, errors of the work."""
 
+import asyncio
 import contextlib
 import os
 import random
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -280,6 +281,74 @@ def test_a_scheduler_that_does_not_answer_is_told_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(dask_place, "ANSWER", 1.5)
     with pytest.raises(WorkerError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 "):
         open_workers("dask", address="tcp://127.0.0.1:9")
+
+
+class Client:
+    """A client of Dask whose scheduler goes away again while it is asked for its workers.
+
+    Attributes:
+        errors: What each client meets, in turn; None for a scheduler that stays.
+    """
+
+    errors: ClassVar[list[BaseException | None]] = []
+    status = "running"
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.error = self.errors.pop(0)
+
+    def wait_for_workers(self, *_: object, **__: object) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def nthreads(self) -> dict[str, int]:
+        return {"worker": 1}
+
+    def close(self, **_: object) -> None:
+        pass
+
+
+def test_a_scheduler_that_goes_away_again_is_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    gone = [OSError("gone"), distributed.comm.CommClosedError("gone"), asyncio.CancelledError()]
+    monkeypatch.setattr(distributed, "Client", Client)
+    monkeypatch.setattr(Client, "errors", [*gone[:2], None])
+    place = dask_place.DaskPlace("tcp://127.0.0.1:9", None)
+    place.begin().result(timeout=30)
+    assert (Client.errors, place.count) == ([], 1)
+    place.close()
+    monkeypatch.setattr(Client, "errors", [gone[2]])
+    monkeypatch.setattr(dask_place, "PATIENCE", 0.5)
+    with pytest.raises(WorkerError, match="no Dask scheduler answers"):
+        dask_place.DaskPlace("tcp://127.0.0.1:9", None).begin().result(timeout=30)
+
+
+def test_no_error_of_connecting_again_leaves_anybody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(distributed, "Client", Client)
+    monkeypatch.setattr(Client, "errors", [RuntimeError("a bug")])
+    with pytest.raises(RuntimeError, match="a bug"):
+        dask_place.DaskPlace("tcp://127.0.0.1:9", None).begin().result(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("resources", "devices"),
+    [({"memory": 1e9}, ()), ({"CPU": 0.5}, ()), ({"CPU": 4.0}, ("0",))],
+)
+def test_a_ray_cluster_without_room_is_told_so(
+    resources: dict[str, float], devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    left: list[bool] = []
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
+    with pytest.raises(WorkerError, match=r"has no room for a worker.* it has no [CG]PU"):
+        open_workers("ray", address="host:6379", devices=devices)
+    assert left == [True]
 
 
 def test_a_dask_worker_with_several_threads_is_refused(cluster: Cluster) -> None:

@@ -144,6 +144,9 @@ def test_a_search_of_its_kind_fills_its_population_and_goes_on_one_by_one() -> N
         ({"leaves": {"W": "abs(g)"}}, ["must read W alone"]),
         ({"leaves": {"W": "row_sum(W)"}}, ["of kind Weight"]),
         ({"primitives": {"pow": 1, "mul": 1}}, ["'pow'", "needs exponents"]),
+        ({"max_depth": 1}, ["max_depth must lie in [2, 64]", "got 1"]),
+        ({"max_depth": 65}, ["max_depth must lie in [2, 64]", "read back"]),
+        ({"max_size": 0}, ["max_size must be >= 1"]),
     ],
 )
 def test_spaces_that_cannot_be(change: dict[str, Any], words: list[str]) -> None:

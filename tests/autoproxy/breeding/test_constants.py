@@ -1,13 +1,15 @@
 """Tuned numbers: of the parent's shape, near the best known, and better than blind steps."""
 
+import math
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoproxy.breeding.constants import shape_of, tune
+from autoproxy.breeding.constants import shape_of, stepped_factor, tune
 from autoproxy.evaluation import Direction, Individual, Objective
+from autoproxy.language.expression import constant
 from autoproxy.language.parse import parse
 from autoproxy.language.primitive import EXPONENT_RANGE
 from tests.autoproxy.export.drawn import drawn
@@ -98,3 +100,14 @@ def test_whatever_has_numbers_keeps_its_shape_and_lawful_exponents(
     low, high = EXPONENT_RANGE
     for mark, number in zip(shape.split("?")[1:], moved, strict=True):
         assert not mark.startswith("^") or low <= number <= high
+
+
+def test_no_step_leaves_the_numbers_that_a_constant_takes() -> None:
+    """From any number of float32, however far, by any mutation and by tuning."""
+    largest = 3.4028234663852886e38
+    for number in (largest, -largest, 2e38, 1e30, 9e29):
+        for step in (-3.0, 0.0, 0.1, 3.0):
+            value = stepped_factor(number, step)
+            assert math.copysign(1.0, value) == math.copysign(1.0, number)
+            assert abs(constant(value).value or 0.0) <= 1.01e30
+    assert stepped_factor(1e29, 1.0) == 2e29

@@ -1,5 +1,6 @@
 """What a formula costs to run: statistics decide, then arithmetic; parts in common count once."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,21 @@ def test_passes_come_first_then_arithmetic() -> None:
     assert len(set(costs)) == len(costs)
     assert running_cost(parse("W")) == 0
     assert running_cost(parse("x_norm")) == 1  # one pass, no arithmetic on weights
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("params", "width * n_layers", "flops / params_body", "log(d_embed)", "block_index"),
+        *("layers_sum(is_mlp)", "layers_sum(fan_in * is_attention)", "layers_mean(is_first)"),
+    ],
+)
+def test_what_is_counted_needs_no_pass(text: str) -> None:
+    assert running_cost(parse(text)) == 0
+
+
+def test_what_a_network_is_measured_by_is_paid() -> None:
+    assert running_cost(parse("log_flow")) == running_cost(parse("log_flow * params")) == 4
 
 
 @given(st.sampled_from(drawn(80)))

@@ -16,6 +16,7 @@ from autoproxy.language.program import Program
 from autoproxy.language.simplify import simplest, simplify
 from autoproxy.language.types import Kind
 from search_spaces.importance import SPACE
+from search_spaces.pruner_zero import PRUNER_ZERO
 
 ROWS, COLUMNS = 5, 9
 
@@ -61,6 +62,30 @@ def test_it_ends_never_grows_and_is_its_own_fixpoint(seed: int) -> None:
         assert found.size <= drawn.size
         assert simplest(found, blindness, Kind.WEIGHT) == found
     assert kind_of(simplify(drawn)) is kind_of(drawn)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            "mul(mul(100, g_norm), neg(square(x_norm)))",
+            "neg(mul(100, mul(g_norm, square(x_norm))))",
+        ),
+        ("mul(neg(abs(W)), mul(100, g_norm))", "neg(mul(100, mul(abs(W), g_norm)))"),
+    ],
+)
+def test_what_a_sign_moved_out_of_is_simplified_too(text: str, wanted: str) -> None:
+    found = simplify(parse(text))
+    assert str(found) == wanted
+    assert simplify(found) is found
+
+
+def test_it_is_its_own_fixpoint_over_signed_words_too() -> None:
+    grammar, rng = Grammar(PRUNER_ZERO), random.Random(1)
+    for number in range(1500):
+        drawn = sprout(grammar, rng, low=1, high=2 + number % 4, full=number % 2 == 0)
+        found = simplify(drawn)
+        assert simplify(found) is found, str(drawn)
 
 
 @settings(max_examples=300)

@@ -28,6 +28,8 @@ ROWS = [
     replace(ROW, seed=10, values={"perplexity": 41.0, "kl": 0.3}),
     replace(ROW, seed=2),
     replace(ROW, role="discovered", run="r1", name="r1", key="k2"),
+    replace(ROW, run="r1", values={"perplexity": 40.0, "kl": 0.2}),
+    replace(ROW, run="r2", values={"perplexity": 40.5, "kl": 0.2}),
     replace(ROW, protocol={"model": "other", "condition": "2:4", "group": "block"}),
 ]
 

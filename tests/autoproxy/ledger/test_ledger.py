@@ -205,6 +205,17 @@ def test_a_run_cannot_go_on_as_another_one(ledger, change, word):
         ledger.begin_run(replace(record(), **change))
 
 
+def test_a_run_cannot_go_on_over_another_version_of_its_space(ledger):
+    old, new = {"space_hash": "aaa", "torch": "2"}, {"space_hash": "bbb", "torch": "2"}
+    ledger.begin_run(replace(record(), manifest=old))
+    ledger.begin_run(replace(record(), manifest={**old, "torch": "3"}))  # this may change
+    with pytest.raises(StorageError, match=r"restore the space's words.* or start a new run"):
+        ledger.begin_run(replace(record(), manifest=new))
+    ledger.begin_run(record())  # nothing is said of its space
+    ledger.begin_run(record("b"))
+    ledger.begin_run(replace(record("b"), manifest=new))
+
+
 def test_an_unknown_run_is_refused_with_the_nearest(ledger):
     ledger.begin_run(record("importance-s0"))
     with pytest.raises(StorageError, match="did you mean 'importance-s0'"):
@@ -219,6 +230,7 @@ def test_events_come_back_in_the_order_of_slots(ledger):
         ledger.append(one)
     ledger.append(event(0, run="other"))
     assert ledger.events("a") == sorted(events, key=lambda e: e.slot)
+    assert ledger.events("a", valued=True) == [event(1), event(2)]
 
 
 def test_replaying_the_same_events_changes_nothing(ledger):

@@ -3,14 +3,20 @@
 import csv
 import io
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autoproxy.errors import ConfigError
+from autoproxy.ledger import ledger
+from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.measured import COLUMNS, Archive
-from autoproxy.ledger.records import Event
+from autoproxy.ledger.records import Event, RunRecord
+from autoproxy.ledger.rows import event_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 words = st.text(alphabet="abcdefghij0123456789", min_size=1, max_size=8)
@@ -50,6 +56,29 @@ def test_other_programs_read_it() -> None:
     assert tuple(row) == COLUMNS
     assert (row["slot"], row["value"], row["parents"]) == ("3", "0.1", "a b")
     assert row["rungs"] == f"0.25:1.0 0.5:{math.pi!r}"
+
+
+def test_what_was_never_measured_is_not_even_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of a long run was dropped: it would take half as much memory again."""
+    kept = Event("r", 0, "k", "abs(W)", "random", (), "measured", None, None, 1.0, 0.5, 2, 0)
+    others = [
+        replace(kept, slot=slot, fate="dropped", rule="repeat", value=None, fidelity=None)
+        for slot in range(1, 9)
+    ]
+    read: list[Event] = []
+
+    def told(row: Any) -> Event:
+        read.append(event_of(row))
+        return read[-1]
+
+    with Ledger.open(tmp_path / "ledger.sqlite") as opened:
+        opened.begin_run(RunRecord("r", 0, "s", "e", {}, {"p": 1}, {}, "done", 0.0, None))
+        opened.append(kept, *others)
+        monkeypatch.setattr(ledger, "event_of", told)
+        assert Archive.of(opened, "r").events == (kept,)
+    assert read == [kept]
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,19 @@ def test_what_is_dropped_is_cancelled_and_never_kept() -> None:
     assert [book.kept for book in books] == [[], []]
 
 
+def test_what_had_arrived_is_kept_when_the_rest_is_dropped() -> None:
+    """A run that time ends asks nothing any more, and what was measured is dear."""
+    desk, workers = crew()
+    books = [Book(), Book(), Book()]
+    works = [desk.begin(Task(GOOD, RUNGS), book.recall, book.keep) for book in books]
+    workers.deliver(1)
+    workers.sent[2][1].set_exception(WorkerError("no memory"))
+    desk.drop()
+    assert [book.kept for book in books] == [[], list(RUNGS), []]
+    assert works[0].done
+    assert workers.sent[0][1].cancelled()
+
+
 def test_only_the_desk_for_workers_is_ahead() -> None:
     assert crew()[0].ahead
     assert not LocalDesk(toy()).ahead

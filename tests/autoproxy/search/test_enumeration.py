@@ -1,10 +1,12 @@
 """Enumeration against every tree made the slow way: none is lost, each once, the best is best."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -395,6 +397,23 @@ def test_screening_says_how_many_it_left_out() -> None:
     ranked = sorted(firsts, key=lambda text: firsts[text].value)  # type: ignore[union-attr]
     assert climbed <= set(ranked[:5])
     assert measured(Notes(), Toy(rungs=RUNGS), keep=3, full=10**6).screened == 0
+
+
+def test_all_masks_of_a_formula_are_made_once_also_where_it_was_screened() -> None:
+    class Counting(Toy):
+        asked: ClassVar[Counter[str]] = Counter()
+
+        def identity(self, expression: Expression) -> str | Failed:
+            self.asked[str(expression)] += 1
+            return super().identity(expression)
+
+    toy = Toy(rungs=RUNGS)
+    expected = enumerated(WEIGHTS, 4, toy).formulas
+    measuring = Measuring(Counting(rungs=RUNGS), Notes(), keep=3, full=5)
+    measuring.run(expected)
+    assert measuring.measured[1.0] > 0
+    assert set(Counting.asked.values()) == {1}
+    assert len(Counting.asked) == len(expected)
 
 
 @pytest.mark.parametrize("full", [None, 5])

@@ -262,3 +262,64 @@ def test_what_is_on_record_is_not_bred_again(monkeypatch: pytest.MonkeyPatch) ->
     assert len(memory.done) >= 3
     assert min(bred) == len(memory.done)  # the one that the budget cut is not on record
     assert len(again.done) == len(memory.done)
+
+
+# --- an end that would not repeat itself -------------------------------------------------------
+
+
+def stopped(memory: Recorded, way: str, count: int, workers: int) -> SearchState:
+    """Search until it was asked `count` times whether to stop; then the time is up."""
+    asked = itertools.count()
+    evaluator = ToyEvaluator(rungs=EIGHTHS)
+    return search(
+        config_of(way),
+        memory,
+        evaluator=evaluator,
+        desk=ShuffledDesk(evaluator, count, workers) if workers else None,
+        stop=lambda: "the time is up" if next(asked) >= count else None,
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_time_ended_stays_ended(way: str, workers: int) -> None:
+    for count in (0, 11, 20, 33, 41):
+        memory = Recorded()
+        last = stopped(memory, way, count, workers)
+        assert last.finished == "the time is up"
+        evaluator = ToyEvaluator(rungs=EIGHTHS)
+        again = Recorded(dict(memory.known), list(memory.fates), done=list(memory.done))
+        assert search(config_of(way), again, evaluator=evaluator) == last
+        assert evaluator.measured == []
+        assert again.fates == memory.fates
+
+
+class Consistent(Recorded):
+    """Is killed when asked to put the end on record; else it does as the ledger does."""
+
+    kill = False
+
+    def advance(self, step: Step) -> None:
+        if self.kill and step.finished:
+            raise Interrupted
+        super().advance(step)
+
+    def note(self, fate: Any) -> None:
+        known = fates_of(self).get(fate.proposal.slot)
+        assert known in {None, fate}, "the ledger refuses another fate for a slot"
+        super().note(fate)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_run_killed_at_its_end_goes_on_as_if_never_stopped(workers: int) -> None:
+    """No part of a rung is told to be screened before the end is on record."""
+    alone = DictMemory()
+    whole = search(config_of("one after another"), alone)
+    for count in (0, 11, 20, 33):
+        memory = Consistent()
+        memory.kill = True
+        with pytest.raises(Interrupted):
+            stopped(memory, "one after another", count, workers)
+        memory.kill = False
+        assert search(config_of("one after another"), memory) == whole
+        assert fates_of(memory) == fates_of(alone)

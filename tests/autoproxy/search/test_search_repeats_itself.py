@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoproxy.breeding import variation
+from autoproxy.breeding.grammar import Grammar
 from autoproxy.evaluation import Direction, Failed, Fingerprint, Individual, Objective, Outcome
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.parse import kind_of, parse
@@ -22,6 +23,7 @@ from autoproxy.language.types import Kind
 from autoproxy.search import loop, proposals
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.loop import Search, confirm, finalists
+from autoproxy.search.proposals import Parents, Proposer
 from autoproxy.search.state import Archive, SearchState
 from autoproxy.sieve.rules import Dropped
 from autoproxy.sieve.sieve import Sieve
@@ -284,6 +286,17 @@ def test_a_space_with_nothing_more_to_say_ends_the_run(monkeypatch: pytest.Monke
     assert {str(i.expression) for i in last.archive} <= {"W", "abs(W)"}
 
 
+def test_what_a_cheap_rung_stops_is_new_all_the_same() -> None:
+    """One candidate a generation: few of a hundred are measured in full, and the search goes on."""
+    config = replace(CONFIG, batch=1, promote=0.01, evaluations=30.0)
+    memory = DictMemory()
+    state = search(config, memory)
+    assert state.finished == "the budget of evaluations is spent"
+    full = {f.generation for f in memory.fates if f.fate == "measured"}
+    gaps = [later - sooner for sooner, later in itertools.pairwise(sorted(full))]
+    assert max(gaps) > loop._IDLE_GENERATIONS
+
+
 # --- strategies --------------------------------------------------------------------------------
 
 
@@ -363,6 +376,24 @@ def test_immigrants_and_children_come_in_the_share_that_is_asked() -> None:
             else:
                 # Two parents are never one and the same.
                 assert len(set(proposal.parents)) == (2 if crossover else 1)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 64])
+def test_any_depth_that_a_space_may_have_is_drawn_from(depth: int) -> None:
+    proposer = Proposer(Grammar(replace(SPACE, max_depth=depth)), CONFIG, ToyEvaluator.objective)
+    drawn = [p.expression for p in proposer.propose(range(60), Parents(), str)]
+    assert max(e.depth for e in drawn) == min(depth, 6)
+    assert all(parse(str(e)) == e for e in drawn)
+
+
+def test_a_population_of_one_formula_breeds_with_itself() -> None:
+    """Where repetitions are let through, a population may end as copies of its best."""
+    twins = tuple(Individual("abs(W)", "same", 2, 0.5, slot) for slot in range(3))
+    config = replace(CONFIG, same="nothing", crossover=1.0, immigrants=0.0)
+    proposer = Proposer(Grammar(SPACE), config, ToyEvaluator.objective)
+    born = proposer.propose(range(10, 40), Parents(twins), str)
+    assert {proposal.parents for proposal in born} == {("same", "same")}
+    assert all(kind_of(proposal.expression) is Kind.WEIGHT for proposal in born)
 
 
 # --- the sieve, as the search meets it ---------------------------------------------------------

@@ -58,6 +58,26 @@ def test_a_step_survives_json() -> None:
     assert Step.from_json(3, json.loads(json.dumps(whole.to_json()))) == whole
 
 
+def test_a_step_of_an_earlier_version_ended_nothing() -> None:
+    """Only an end is written, so that either version reads what the other wrote of the rest."""
+    assert "finished" not in step().to_json()
+    assert Step.from_json(0, step().to_json()).finished is None
+    ended = step(finished="the time is up")
+    assert Step.from_json(0, json.loads(json.dumps(ended.to_json()))) == ended
+
+
+def test_an_end_changes_nothing_but_that_it_is_the_end() -> None:
+    people = {1: member(1), 2: member(2)}
+    first = step(born=(1, 2), population=(2, 1), rung=1, screened=(1.0, 2.0))
+    state = SearchState.start(2).after(first, people.__getitem__, LOSS)
+    for island in (0, 1):
+        end = state.after(state.stop(island, "the time is up"), {}.__getitem__, LOSS)
+        assert end.finished == "the time is up"
+        for name in ("slot", "spent", "islands", "archive", "best", "improved", "new", "rung"):
+            assert getattr(end, name) == getattr(state, name), name
+        assert end.screened == state.screened
+
+
 def test_a_generation_changes_its_island_and_what_belongs_to_all() -> None:
     people = {n: member(n, value=v) for n, v in ((1, 0.5), (2, 0.25), (11, 0.25), (12, 0.1))}
     start = SearchState.start(2)
@@ -69,8 +89,10 @@ def test_a_generation_changes_its_island_and_what_belongs_to_all() -> None:
     assert two.best is people[2]  # the earlier of equals
     assert two.improved == 1.5
     assert two.new == (0.5, 0.5)
-    three = two.after(step(2), people.__getitem__, LOSS)
+    three = two.after(step(2, spent=0.0), people.__getitem__, LOSS)
     assert (three.idle, two.idle) == (1, 0)
+    cheap = three.after(step(3), people.__getitem__, LOSS)
+    assert cheap.idle == 0  # something was new, though nobody was measured in full
     assert three.islands == ((), two.islands[1])
 
 
