@@ -1,7 +1,7 @@
 """One run from plan to leaderboard: baselines, search, random search, finals, report, export."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from autoproxy.commands.workspace import (
     write_json,
     write_text,
 )
-from autoproxy.errors import ConfigError
+from autoproxy.errors import ConfigError, StorageError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
@@ -72,12 +72,15 @@ class Session:
         self._check_name()
         space = loading.space(self.plan.space)
         options = {"seed": self.plan.search.seed, **self.plan.options}
-        self.show(Progress("statistics"))
-        if not self.crew.alone and not self.plan.search.lag:
-            told = "workers wait where a generation ends; a run with --set lag=1 keeps them busy"
-            self.show(Progress("statistics", notice=told))
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(Ledger.open(self.workspace.ledger))
+            self._check_ledger(ledger)
+            self.show(Progress("statistics"))
+            if not self.crew.alone and not self.plan.search.lag:
+                told = (
+                    "workers wait where a generation ends; with --set lag=1 a run keeps them busy"
+                )
+                self.show(Progress("statistics", notice=told))
             evaluator = stack.enter_context(
                 loading.evaluator(
                     self.plan.evaluator,
@@ -89,8 +92,10 @@ class Session:
             loading.check_terminals(space, evaluator)
             terminals = loading.needed_terminals(space, evaluator)
             evaluator.prepare(terminals)
-            name = self.run or self._new_name(space, evaluator.protocol())
-            stack.enter_context(self._new_folder(name))
+            name = self.run or self._new_name(space, evaluator.protocol(), ledger)
+            stack.enter_context(self.workspace.locked(name))
+            if self.run is None:
+                self._check_folder(name)  # once more: the statistics may have taken an hour
             job = Job.of(
                 self.plan.evaluator,
                 options,
@@ -103,34 +108,36 @@ class Session:
 
     def _check_name(self) -> None:
         """Refuse a name that a new run cannot have, before any long work."""
-        if self.run is not None or self.plan.name is None:
-            return
-        self.workspace.run_folder(self.plan.name)
-        if self.plan.name in self.workspace.runs():
+        if self.run is None and self.plan.name is not None:
+            self._check_folder(self.plan.name)
+
+    def _check_folder(self, name: str) -> None:
+        self.workspace.run_folder(name)
+        if name in self.workspace.runs():
             raise ConfigError(
-                f"run {self.plan.name!r} exists in {self.workspace.folder}; go on with "
-                f"it: autoproxy resume {self.plan.name}; or give another --name"
+                f"run {name!r} exists in {self.workspace.folder}; go on with "
+                f"it: autoproxy resume {name}; or give another --name"
             )
 
-    def _new_name(self, space: SearchSpace, protocol: Mapping[str, Any]) -> str:
+    def _check_ledger(self, ledger: Ledger) -> None:
+        """Refuse the name of a new run that the ledger has, whatever became of its folder."""
+        if self.run is not None or self.plan.name is None:
+            return
+        for name in (self.plan.name, self.plan.name + RANDOM_SUFFIX):
+            if name in ledger.run_names():
+                raise StorageError(ledger.has_run(name))
+
+    def _new_name(self, space: SearchSpace, protocol: Mapping[str, Any], ledger: Ledger) -> str:
         if self.plan.name is not None:
             return self.plan.name
-        taken = self.workspace.runs()
+        taken = {*self.workspace.runs(), *ledger.run_names()}
         base = f"{name_after(space.name, protocol)}-s{self.plan.search.seed}"
         number = 2
         name = base
-        while name in taken:
+        while taken & {name, name + RANDOM_SUFFIX}:
             name = f"{base}.{number}"
             number += 1
         return name
-
-    @contextlib.contextmanager
-    def _new_folder(self, name: str) -> Iterator[None]:
-        folder = self.workspace.run_folder(name)
-        self.workspace.remember_ledger(name)
-        write_text(folder / "run.toml", replace(self.plan, name=name).to_toml())
-        with self.workspace.locked(name):
-            yield
 
 
 def resume_session(
@@ -173,6 +180,7 @@ class _Run:
         self._plan = session.plan
         self._workspace = session.workspace
         self._show = session.show
+        self._fresh = session.run is None
         self._name = name
         self._space = space
         self._evaluator = held.evaluator
@@ -186,12 +194,19 @@ class _Run:
         """Do every stage and write what comes of it."""
         self._begin(self._name, self._plan.search.strategy)
         try:
+            self._keep_plan()
             summary = self._stages()
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self._stands(self._name, "interrupted")
             raise
         return summary
+
+    def _keep_plan(self) -> None:
+        """Write what resumes the run; from here on its folder is a run's."""
+        self._workspace.remember_ledger(self._name)
+        plan = replace(self._plan, name=self._name)
+        write_text(self._workspace.run_folder(self._name) / "run.toml", plan.to_toml())
 
     def _stages(self) -> dict[str, Any]:
         baselines = self._measure_baselines()
@@ -242,7 +257,8 @@ class _Run:
                 status="running",
                 seconds=0.0,
                 summary=None,
-            )
+            ),
+            fresh=self._fresh,
         )
         self._clocks[name] = Clock(self._ledger.run(name).seconds)
 

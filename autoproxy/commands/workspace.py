@@ -178,6 +178,7 @@ class Workspace:
         """
         lock = FileLock(self.run_folder(run) / "run.lock")
         try:
+            self.run_folder(run).mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise ConfigError(

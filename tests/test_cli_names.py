@@ -1,0 +1,76 @@
+"""Names of runs: each run has one of its own, in the folder, in the ledger and as a function."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoproxy.cli import main
+from evaluators.pruning import PruningEvaluator
+from tests.runs import rows, write_run_file
+from tests.saying import Run, refused
+
+RUN = "tiny-run"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `run.toml` and `results`, where a run of that file is done."""
+    folder = tmp_path_factory.mktemp("names")
+    run_file, _ = write_run_file(folder, run={"random_search": False}, evaluations=2.0)
+    assert main(["search", "--config", str(run_file), "--results", str(folder / "results")]) == 0
+    return folder
+
+
+@pytest.fixture
+def results(done: Path, tmp_path: Path) -> Path:
+    """A copy of the results that a test may spoil."""
+    shutil.copytree(done / "results", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_a_run_of_the_ledger_is_not_begun_anew(done: Path, results: Path, run: Run) -> None:
+    """Its folder may be gone, or in another results folder of the same ledger."""
+    before = rows(results / "ledger.sqlite")
+    shutil.rmtree(results / "runs")
+    said = run("search", "--config", done / "run.toml", "--results", results)
+    refused(said, f"has a run '{RUN}' already", f"autoproxy resume {RUN}", "--name")
+    assert said.err.startswith("autoproxy: ")  # before the model was loaded
+    assert rows(results / "ledger.sqlite") == before
+    assert not (results / "runs").exists()
+
+
+def test_a_run_that_began_meanwhile_keeps_its_run_file(
+    done: Path, results: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics take minutes, in which another process may take the name."""
+    prepare = PruningEvaluator.prepare
+    folder, apart = results / "runs" / RUN, results / "apart"
+    folder.rename(apart)
+    before = (apart / "run.toml").read_bytes()
+
+    def meanwhile(self: Any, names: Any) -> None:
+        prepare(self, names)
+        apart.rename(folder)
+
+    monkeypatch.setattr(PruningEvaluator, "prepare", meanwhile)
+    words = ["--config", done / "run.toml", "--results", results, "--seed", "4"]
+    own = results / "own.sqlite"  # which has no such run
+    said = run("search", *words, "--ledger", own)
+    assert said.code == 2
+    assert f"run '{RUN}' exists" in said.err
+    assert (folder / "run.toml").read_bytes() == before
+    assert rows(own)["runs"] == []
+    assert not (folder / "ledger.txt").exists()
+
+
+def test_default_names_are_new_to_the_ledger_too(done: Path, tmp_path: Path, run: Run) -> None:
+    text = (done / "run.toml").read_text(encoding="utf-8")
+    (tmp_path / "run.toml").write_text(text.replace(f'name = "{RUN}"\n', ""), encoding="utf-8")
+    words = ["search", "--config", tmp_path / "run.toml", "--results", tmp_path / "results"]
+    first = run(*words, "--json").json["run"]
+    shutil.rmtree(tmp_path / "results" / "runs")
+    assert run(*words, "--json").json["run"] == f"{first}.2"
+    status = {row[0]: row[-1] for row in rows(tmp_path / "results" / "ledger.sqlite")["runs"]}
+    assert status == {first: "done", f"{first}.2": "done"}
