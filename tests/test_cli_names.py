@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from autoproxy.cli import main
+from autoproxy.commands.workspace import Workspace, name_after
 from evaluators.pruning import PruningEvaluator
 from tests.runs import rows, write_run_file
 from tests.saying import Run, refused
@@ -74,3 +75,53 @@ def test_default_names_are_new_to_the_ledger_too(done: Path, tmp_path: Path, run
     assert run(*words, "--json").json["run"] == f"{first}.2"
     status = {row[0]: row[-1] for row in rows(tmp_path / "results" / "ledger.sqlite")["runs"]}
     assert status == {first: "done", f"{first}.2": "done"}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("wanda", "'wanda' is the name of a hand-made metric"),
+        ("zico", "'zico' is the name of a hand-made metric, a method"),
+        ("sparsegpt", "'sparsegpt' is the name of a hand-made metric, a method"),
+        ("x_norm", "or a terminal"),
+        ("mine.random", "ends in '.random'"),
+        ("Tiny-Run", "runs 'tiny-run' and 'Tiny-Run' would both export their metric as"),
+        ("tiny.run", "metrics/tiny_run.py; give another --name"),
+    ],
+)
+def test_a_name_that_means_something_else_is_refused(
+    done: Path, results: Path, run: Run, name: str, told: str
+) -> None:
+    said = run("search", "--config", done / "run.toml", "--results", results, "--name", name)
+    refused(said, told)
+    assert said.err.startswith("autoproxy: ")  # before the model was loaded
+
+
+def test_a_word_of_python_names_a_run_and_its_function_all_the_same(
+    done: Path, results: Path, run: Run
+) -> None:
+    for name in ("lambda", "Max"):
+        words = ["--config", done / "run.toml", "--results", results, "--name", name]
+        assert run("search", *words).code == 0
+        exported = run("export", name, "--results", results)
+        assert f"def {name.lower()}_metric(" in exported.out
+        written = results / "metrics" / f"{name.lower()}_metric.py"
+        assert written.read_text(encoding="utf-8") == exported.out
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("modèle", "importance-mod-le-50"),
+        ("模型", "importance--50"),
+        ("x" * 200, "importance-" + "x" * 69),
+    ],
+)
+def test_a_name_that_is_made_may_name_a_run(model: str, name: str) -> None:
+    made = name_after("importance", {"model": model, "condition": "50%"})
+    assert made == name
+    assert Workspace(Path()).run_folder(f"{made}-s{10**15}.2")
+
+
+def test_a_space_without_a_letter_of_ours_gets_a_name_too() -> None:
+    assert name_after("π", {}) == "run"

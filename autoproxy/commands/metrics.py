@@ -1,7 +1,9 @@
 """Metrics by any name: find, explain, export, and write the winner of a run."""
 
+import builtins
 import difflib
 import json
+import keyword
 import re
 from collections.abc import Collection, Mapping
 from itertools import chain
@@ -285,13 +287,15 @@ def _python(expression: Expression, name: str | None, found: str, sheet: Mapping
 
 
 def identifier(name: str) -> str:
-    """Return `name` as the name of a Python function.
+    """Return `name` as the name of a Python function, which hides none of Python's own.
 
-    >>> identifier("importance-starter-50-s0.2")
-    'importance_starter_50_s0_2'
+    >>> identifier("importance-starter-50-s0.2"), identifier("lambda"), identifier("max")
+    ('importance_starter_50_s0_2', 'lambda_metric', 'max_metric')
     """
     words = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
-    return words if words[:1].isalpha() else f"metric_{words}"
+    words = words if words[:1].isalpha() else f"metric_{words}"
+    own = keyword.iskeyword(words) or words in {*dir(builtins), "torch"}
+    return f"{words}_metric" if own else words
 
 
 def _row_order(expression: Expression) -> Expression:

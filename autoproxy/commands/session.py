@@ -14,6 +14,7 @@ from autoproxy.commands.boards import write_leaderboard
 from autoproxy.commands.crew import Crew
 from autoproxy.commands.memory import LedgerMemory
 from autoproxy.commands.metrics import write_metric
+from autoproxy.commands.naming import check_free, check_ledger, check_name, default_name
 from autoproxy.commands.plan import Plan, make_plan
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.reporting import Named, Reporter, best_of
@@ -24,11 +25,10 @@ from autoproxy.commands.workspace import (
     RANDOM_SUFFIX,
     SUMMARY,
     Workspace,
-    name_after,
     write_json,
     write_text,
 )
-from autoproxy.errors import ConfigError, StorageError
+from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
@@ -69,12 +69,15 @@ class Session:
             AutoproxyError: Something that the user can mend; what was measured is kept.
         """
         self.workspace.prepare()
-        self._check_name()
         space = loading.space(self.plan.space)
+        asked = self.plan.name if self.run is None else None
+        if asked is not None:
+            check_name(self.workspace, asked, space)
         options = {"seed": self.plan.search.seed, **self.plan.options}
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(Ledger.open(self.workspace.ledger))
-            self._check_ledger(ledger)
+            if asked is not None:
+                check_ledger(ledger, asked)
             self.show(Progress("statistics"))
             if not self.crew.alone and not self.plan.search.lag:
                 told = (
@@ -92,10 +95,10 @@ class Session:
             loading.check_terminals(space, evaluator)
             terminals = loading.needed_terminals(space, evaluator)
             evaluator.prepare(terminals)
-            name = self.run or self._new_name(space, evaluator.protocol(), ledger)
+            name = self.run or asked or self._default_name(space, evaluator, ledger)
             stack.enter_context(self.workspace.locked(name))
-            if self.run is None:
-                self._check_folder(name)  # once more: the statistics may have taken an hour
+            if self.run is None:  # once more: the statistics may have taken an hour
+                check_free(self.workspace, name)
             job = Job.of(
                 self.plan.evaluator,
                 options,
@@ -106,38 +109,11 @@ class Session:
             desk = stack.enter_context(self.crew.desk(evaluator, job))
             return _Run(self, name, space, _Open(evaluator, desk, ledger)).execute()
 
-    def _check_name(self) -> None:
-        """Refuse a name that a new run cannot have, before any long work."""
-        if self.run is None and self.plan.name is not None:
-            self._check_folder(self.plan.name)
-
-    def _check_folder(self, name: str) -> None:
-        self.workspace.run_folder(name)
-        if name in self.workspace.runs():
-            raise ConfigError(
-                f"run {name!r} exists in {self.workspace.folder}; go on with "
-                f"it: autoproxy resume {name}; or give another --name"
-            )
-
-    def _check_ledger(self, ledger: Ledger) -> None:
-        """Refuse the name of a new run that the ledger has, whatever became of its folder."""
-        if self.run is not None or self.plan.name is None:
-            return
-        for name in (self.plan.name, self.plan.name + RANDOM_SUFFIX):
-            if name in ledger.run_names():
-                raise StorageError(ledger.has_run(name))
-
-    def _new_name(self, space: SearchSpace, protocol: Mapping[str, Any], ledger: Ledger) -> str:
-        if self.plan.name is not None:
-            return self.plan.name
-        taken = {*self.workspace.runs(), *ledger.run_names()}
-        base = f"{name_after(space.name, protocol)}-s{self.plan.search.seed}"
-        number = 2
-        name = base
-        while taken & {name, name + RANDOM_SUFFIX}:
-            name = f"{base}.{number}"
-            number += 1
-        return name
+    def _default_name(
+        self, space: SearchSpace, evaluator: loading.OpenEvaluator, ledger: Ledger
+    ) -> str:
+        seed = self.plan.search.seed
+        return default_name(self.workspace, ledger, space, evaluator.protocol(), seed)
 
 
 def resume_session(

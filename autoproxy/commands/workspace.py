@@ -27,6 +27,9 @@ _LEDGER = "ledger.sqlite"
 _LEDGER_NOTE = "ledger.txt"
 """File in a run's folder that says where its ledger is, where that is not the results folder."""
 
+_LONGEST = 80
+"""Characters of a name that is made, which leaves room for a seed and a number."""
+
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -292,9 +295,8 @@ def name_after(space: str, protocol: Mapping[str, Any]) -> str:
     'importance-org-llama-2-4'
     """
     words = [space, protocol.get("model", ""), protocol.get("condition", "")]
-    return "-".join(
-        "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words
-    )
+    told = "-".join(re.sub("[^A-Za-z0-9]", "-", str(word)).strip("-") for word in words)
+    return told[:_LONGEST].lstrip("-") or "run"
 
 
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
