@@ -13,6 +13,7 @@ from autoproxy.cli import main
 from autoproxy.report.figures import RULES
 from evaluators.pruning import PruningEvaluator
 from tests.runs import SEARCH, write_run_file
+from tests.saying import Run, refused
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -62,6 +63,47 @@ def test_a_report_replaces_a_report_and_nothing_else(
     assert main([*words[:-1], str(mine)]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
     assert (mine / "thesis.tex").read_text(encoding="utf-8") == "years of work"
+
+
+def test_an_earlier_report_stays_until_the_new_one_can_take_its_place(
+    results: Path, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    words = ["report", "--results", str(results), "--out"]
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.suffix == ".part" and self.is_dir():
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        assert main([*words, str(site)]) == 2
+        assert "No space left on device" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda *_: rename(Path("nowhere"), Path("else")))
+        assert main([*words, str(site)]) == 2
+        assert "choose another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
+    assert not [path for path in site.parent.iterdir() if path.name.startswith(".site")]
+
+
+def test_a_report_is_replaced_through_a_link_and_not_under_your_feet(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    words = ["report", "--results", results, "--out"]
+    assert run(*words, tmp_path / "out").code == 0
+    (tmp_path / "out" / "old.html").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert run(*words, tmp_path / "link").code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "out" / "old.html").exists()
+    for below in (".", "runs"):
+        monkeypatch.chdir(tmp_path / "out" / below)
+        refused(run(*words, "." if below == "." else ".."), "is where you are", "another --out")
+    assert (tmp_path / "out" / "index.html").is_file()
 
 
 @pytest.mark.parametrize(

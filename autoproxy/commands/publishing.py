@@ -1,6 +1,5 @@
 """The report of runs as a static site, and its figures as files for papers."""
 
-import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -51,12 +50,11 @@ def report(workspace: Workspace, run: str | None, *, every: bool, out: Path) -> 
         beside=runs,
         version=version("autoproxy"),
     )
-    if (out / MARK).is_file():
-        shutil.rmtree(out)  # not before what takes its place is made
-    with fresh_folder(out) as folder:
+    with fresh_folder(out, mark=MARK) as folder:
         for name, text in pages.items():
-            write_text(folder / name, text)
-        write_text(folder / MARK, "made by autoproxy report; it may be replaced\n")
+            write_text(folder / name, text, instead="another --out")
+        told = "made by autoproxy report; it may be replaced\n"
+        write_text(folder / MARK, told, instead="another --out")
     return {
         "runs": names,
         "pages": sorted(n for n in pages if n.endswith(".html")),

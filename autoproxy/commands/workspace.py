@@ -201,32 +201,30 @@ def _age(path: Path) -> tuple[float, str]:
 
 
 @contextlib.contextmanager
-def fresh_folder(out: Path) -> Iterator[Path]:
+def fresh_folder(out: Path, *, mark: str | None = None) -> Iterator[Path]:
     """Fill a folder out of sight, and show it whole or not at all.
 
     Args:
-        out: The folder to be; it does not exist, or is empty.
+        out: The folder to be; it does not exist, is empty, or has the file `mark`.
+        mark: File of an earlier folder of this kind, which is replaced; None replaces nothing.
 
     Yields:
         A hidden sibling that becomes `out` when the block ends. After an error or an interruption
-        nothing is left of it; only a killed process leaves it, and never `out` itself.
+        nothing is left of it, and an earlier folder is as it was; only a killed process leaves
+        it, and never `out` itself.
 
     Raises:
-        ConfigError: There is something at `out`.
+        ConfigError: There is something else at `out`, or it is where the user is.
         StorageError: The place cannot be written, or an OSError ended the block.
     """
     out = out.resolve()
-    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        what = "holds files" if out.is_dir() else "is a file"
-        raise ConfigError(f"{out} {what}, and nothing is overwritten; choose another --out")
+    _check_replaceable(out, mark)
     made = [parent for parent in out.parents if not parent.exists()]
     hidden = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     try:
         hidden.mkdir(parents=True)
         yield hidden
-        if out.exists():
-            out.rmdir()  # empty, as seen above; if not any more, this fails
-        hidden.rename(out)
+        _put(hidden, out, mark)
     except BaseException as error:
         shutil.rmtree(hidden, ignore_errors=True)
         for parent in made:
@@ -240,16 +238,53 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def _check_replaceable(out: Path, mark: str | None) -> None:
+    here = Path.cwd()
+    if out == here or out in here.parents:
+        raise ConfigError(f"{out} is where you are, so it cannot be replaced; choose another --out")
+    if not out.exists() or (mark is not None and (out / mark).is_file()):
+        return
+    if not (out.is_dir() and next(out.iterdir(), None) is None):
+        what = "holds files" if out.is_dir() else "is a file"
+        raise ConfigError(f"{out} {what}, and nothing is overwritten; choose another --out")
+
+
+def _put(hidden: Path, out: Path, mark: str | None) -> None:
+    """Put a folder in its place; an earlier one goes when the new one stands there, no sooner."""
+    if mark is None or not (out / mark).is_file():
+        if out.exists():
+            out.rmdir()  # empty, as was seen; if not any more, this fails
+        hidden.rename(out)
+        return
+    aside = hidden.with_suffix(".old")
+    out.rename(aside)
+    try:
+        hidden.rename(out)
+    except BaseException:
+        aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+RESULTS = "another folder with --results DIR"
+"""What to choose where what cannot be written is in the results folder."""
+
+
+def write_text(path: Path, text: str, *, instead: str = RESULTS) -> None:
     """Write a whole file or nothing: a reader never sees a half.
+
+    Args:
+        path: Of the file; its folder is made.
+        text: Its content.
+        instead: What the user can choose where it cannot be written.
 
     Raises:
         StorageError: The disk is full or the place is read-only.
     """
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), instead=instead)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, instead: str = RESULTS) -> None:
     """Write a whole file or nothing, as `write_text` does."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -259,12 +294,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error, instead) from None
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, instead: str = RESULTS) -> None:
     """Write a mapping as readable JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n", instead=instead)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -281,10 +316,9 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         raise _unwritable(path, error) from None
 
 
-def _unwritable(path: Path, error: OSError) -> StorageError:
+def _unwritable(path: Path, error: OSError, instead: str = RESULTS) -> StorageError:
     return StorageError(
-        f"{path} cannot be written: {error.strerror or error}; free some space or choose "
-        "another folder with --results DIR"
+        f"{path} cannot be written: {error.strerror or error}; free some space or choose {instead}"
     )
 
 
