@@ -1,13 +1,14 @@
 """Names of runs: each run has one of its own, in the folder, in the ledger and as a function."""
 
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoproxy.cli import main
-from autoproxy.commands.workspace import Workspace, name_after
+from autoproxy.commands.workspace import Workspace, name_after, to_toml
 from evaluators.pruning import PruningEvaluator
 from tests.runs import rows, write_run_file
 from tests.saying import Run, refused
@@ -107,6 +108,28 @@ def test_a_word_of_python_names_a_run_and_its_function_all_the_same(
         assert f"def {name.lower()}_metric(" in exported.out
         written = results / "metrics" / f"{name.lower()}_metric.py"
         assert written.read_text(encoding="utf-8") == exported.out
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("summary.json", "{}"), ("summary.json", '{"search": {"spent": "x"}}'), ("run.toml", "")],
+)
+def test_a_run_that_cannot_be_read_is_named_and_undoes_no_other(
+    done: Path, results: Path, run: Run, file: str, content: str
+) -> None:
+    (results / "runs" / RUN / file).write_text(content, encoding="utf-8")
+    refused(run("leaderboard", "--results", results), f"run '{RUN}' cannot be read", "search")
+    said = run("search", "--config", done / "run.toml", "--results", results, "--name", "good")
+    assert said.code == 0
+    assert f"the leaderboard could not be written: run '{RUN}' cannot be read" in said.err
+    status = {row[0]: row[-1] for row in rows(results / "ledger.sqlite")["runs"]}
+    assert status == {RUN: "done", "good": "done"}
+    assert "Winner" in said.out
+
+
+def test_a_run_file_reads_back_whatever_its_words() -> None:
+    tables = {"run": {"text": ["naïve 😀", '\x00\x1f\x7f\x85\u2028 "quoted" back\\slash']}}
+    assert tomllib.loads(to_toml(tables)) == tables
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from autoproxy.commands.workspace import (
     write_json,
     write_text,
 )
-from autoproxy.errors import ConfigError
+from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
@@ -176,6 +176,7 @@ class _Run:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self._stands(self._name, "interrupted")
             raise
+        self._board()
         return summary
 
     def _keep_plan(self) -> None:
@@ -406,7 +407,17 @@ class _Run:
             write_text(folder / "random.csv", companion.to_csv())
         write_metric(self._workspace, self._name, winner, summary)
         self._stands(self._name, "done", summary)
-        write_leaderboard(self._workspace, self._ledger)
+
+    def _board(self) -> None:
+        """Write the leaderboard; where other runs' files forbid it, this one is done all the same.
+
+        So an error here is told and undoes nothing.
+        """
+        try:
+            write_leaderboard(self._workspace, self._ledger)
+        except AutoproxyError as error:
+            told = f"the run is done, but the leaderboard could not be written: {error}"
+            self._show(Progress("report", notice=f"{told}; then write it: autoproxy leaderboard"))
 
 
 def _by_name(handmade: Sequence[Named]) -> dict[str, Expression | str]:

@@ -344,7 +344,11 @@ def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for name, table in tables.items():
         lines += [f"[{name}]"]
-        # The JSON form of strings, numbers, booleans and their lists is also their TOML form.
-        lines += [f"{k} = {json.dumps(v)}" for k, v in table.items() if v is not None]
+        lines += [f"{k} = {_toml(v)}" for k, v in table.items() if v is not None]
         lines += [""]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML has it: as JSON, but without surrogates, and with DEL escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
