@@ -468,7 +468,9 @@ def explain(
     metric: Annotated[
         str, typer.Argument(help="Expression, baseline, run, or a metric's JSON file.")
     ],
-    space: Annotated[str, typer.Option(help="Space that has the baselines.")] = "importance",
+    space: Annotated[
+        str | None, typer.Option(help="Space that has the baselines; default: all of them.")
+    ] = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -489,7 +491,9 @@ def export(
     form: Annotated[str, typer.Option(help="py, sympy, latex, infix, json or best-tree.")] = "py",
     out: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the function.")] = None,
-    space: Annotated[str, typer.Option(help="Space that has the baselines.")] = "importance",
+    space: Annotated[
+        str | None, typer.Option(help="Space that has the baselines; default: all of them.")
+    ] = None,
     results: Results = Path("results"),
 ) -> None:
     """Write a metric as a Python function of torch tensors, or as a formula."""

@@ -354,6 +354,19 @@ def test_explain_says_what_a_metric_is(run: Run, tmp_path: Path) -> None:
         assert word in plain.out, word
 
 
+def test_explain_compares_with_what_is_of_its_kind(run: Run, tmp_path: Path) -> None:
+    def explained(*words: str) -> Any:
+        return run("explain", *words, "--results", tmp_path, "--json").json
+
+    snip = "layers_sum(all_sum(abs(W * g)))"
+    assert "snip" in explained(snip)["same_network_order_as"]
+    assert explained("snip")["text"] == explained(snip)["text"]
+    assert explained(snip, "--space", "importance")["same_network_order_as"] == []
+    # A name that several spaces have stays that of the space importance.
+    assert explained("magnitude")["kind"] == "Weight"
+    assert explained("abs(W)", "--space", "prediction")["same_row_order_as"] == []
+
+
 def test_evaluate_measures_what_the_report_measured(place: Place, run: Run) -> None:
     summary = outcome_of_run(place.results)["summary"]
     known = {row["name"]: row for row in summary["reports"][0]["entries"]}
@@ -507,6 +520,10 @@ def test_as_a_process_it_says_the_result_alone_on_standard_output(spoken: list[S
         (["evaluate", "--metric", "ria-permuted"], ["'ria-permuted' is a method", "--baseline"]),
         (["evaluate", "--metric", "x_norm"], ["is of kind PerInput", "a Weight"]),
         (["evaluate", "--metric", "all_sum(W)"], ["is of kind Scalar", "a Weight"]),
+        (
+            ["evaluate", "--evaluator", "prediction", "--metric", "layers_sum(all_sum(W))"],
+            ["is of kind Model", "give a --space that rates a Model: lpzero, prediction,"],
+        ),
         (["list", "--space", "importanc"], ["did you mean 'importance'?"]),
     ],
     ids=lambda value: " ".join(value)[:60],

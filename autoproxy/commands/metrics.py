@@ -5,7 +5,7 @@ import difflib
 import json
 import keyword
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from autoproxy.language.prediction import features
 from autoproxy.language.simplify import simplest, simplify
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
+from autoproxy.spaces import Baseline
 
 FORMS = ("py", "sympy", "latex", "infix", "json", "best-tree")
 
@@ -37,7 +38,7 @@ COLLECTOR = "prediction"
 
 
 def find_metric(
-    workspace: Workspace, word: str, space: str, besides: Collection[str] | None = None
+    workspace: Workspace, word: str, space: str | None, besides: Collection[str] | None = None
 ) -> tuple[str, Expression, dict[str, str]]:
     """Return name, expression and data sheet of what `word` stands for.
 
@@ -45,7 +46,8 @@ def find_metric(
         workspace: Where runs lie.
         word: Name of a hand-made metric of `space`, of a run, a metric's JSON file (ours, or a
             tree in Pruner-Zero's format), or an expression.
-        space: Name of the space whose hand-made metrics are looked at.
+        space: Name of the space whose hand-made metrics are looked at; None for all that are
+            installed, those of `importance` before others of their name.
         besides: Names of methods that could have been meant, for the message; None for those of
             all evaluators, of which it names the nearest.
 
@@ -53,7 +55,7 @@ def find_metric(
         ExpressionError: It is none of these; the message says where the text is malformed.
         ConfigError: The file or run cannot be read, or the word is a method, without a formula.
     """
-    baselines = {baseline.name: baseline for baseline in loading.space(space).baselines}
+    baselines = _handmade(space)
     if word in baselines:
         expression = canonical(baselines[word].expression)
         sheet = {"source": baselines[word].source}
@@ -72,10 +74,17 @@ def find_metric(
         methods = {*chain(*loading.every_method().values())} if besides is None else besides
         _refuse_method(word, methods)
         near = difflib.get_close_matches(word, methods) if besides is None else besides
-        known = [*baselines, *workspace.runs(), *near]
+        listed = difflib.get_close_matches(word, baselines) if space is None else baselines
+        known = [*listed, *workspace.runs(), *near]
         raise ConfigError(
             f"{unknown_name('metric', word, known)}\n(read as an expression: {error})"
         ) from None
+
+
+def _handmade(space: str | None) -> dict[str, Baseline]:
+    """Return the hand-made metrics of a space, or of all, by name."""
+    spaces = loading.every_space() if space is None else (loading.space(space),)
+    return {one.name: one for asked in reversed(spaces) for one in reversed(asked.baselines)}
 
 
 def asked_candidate(
@@ -167,23 +176,32 @@ _NEEDS = {
 }
 
 
-def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any]:
-    """Return what a metric is: forms, kinds, inputs, and what it orders like."""
+def explain_metric(workspace: Workspace, word: str, space: str | None) -> dict[str, Any]:
+    """Return what a metric is: forms, kinds, inputs, and what it orders like.
+
+    Args:
+        workspace: Where runs lie.
+        word: As `find_metric` takes it.
+        space: Name of the space whose hand-made metrics it is compared with; None for those of
+            all spaces.
+    """
     name, expression, sheet = find_metric(workspace, word, space)
-    of_networks = kind_of(expression) is Kind.MODEL
+    kind = kind_of(expression)
+    alike = [b for b in _handmade(space).values() if kind_of(b.expression) is kind]
+    order = _order_of_networks if kind is Kind.MODEL else _order_of_weights
     return {
         "name": name,
         "text": str(expression),
         "formula": to_infix(expression),
         "latex": to_latex(expression),
         "key": key(expression),
-        "kind": kind_of(expression).value,
+        "kind": kind.value,
         "nonnegative": nonnegative(expression),
         "size": expression.size,
         "depth": expression.depth,
         "complexity": complexity(expression),
         "simplified": str(simplify(expression)),
-        **(_order_of_networks if of_networks else _order_of_weights)(expression, space),
+        **order(expression, alike),
         "inputs": [
             {
                 "name": terminal.name,
@@ -198,13 +216,10 @@ def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any
     }
 
 
-def _order_of_weights(expression: Expression, space: str) -> dict[str, Any]:
+def _order_of_weights(expression: Expression, baselines: Iterable[Baseline]) -> dict[str, Any]:
     """Return what an importance orders like: within a row, and within a matrix."""
-    alike = [
-        baseline.name
-        for baseline in loading.space(space).baselines
-        if _row_order(baseline.expression) == _row_order(expression)
-    ]
+    order = _row_order(expression)
+    alike = [one.name for one in baselines if _row_order(one.expression) == order]
     return {
         "orders_like": {
             "row": str(ordering(expression, Blindness.ROW)),
@@ -214,15 +229,10 @@ def _order_of_weights(expression: Expression, space: str) -> dict[str, Any]:
     }
 
 
-def _order_of_networks(expression: Expression, space: str) -> dict[str, Any]:
+def _order_of_networks(expression: Expression, baselines: Iterable[Baseline]) -> dict[str, Any]:
     """Return what a prediction orders networks like, and what it takes of each layer."""
     order = ordering(expression, Blindness.WHOLE)
-    alike = [
-        baseline.name
-        for baseline in loading.space(space).baselines
-        if kind_of(baseline.expression) is Kind.MODEL
-        and ordering(baseline.expression, Blindness.WHOLE) == order
-    ]
+    alike = [one.name for one in baselines if ordering(one.expression, Blindness.WHOLE) == order]
     return {
         "orders_like": {"networks": str(order)},
         "same_network_order_as": alike,
@@ -236,7 +246,7 @@ def oriented(sign: float) -> str:
 
 
 def export_metric(
-    workspace: Workspace, word: str | None, *, form: str, name: str | None, space: str
+    workspace: Workspace, word: str | None, *, form: str, name: str | None, space: str | None
 ) -> str:
     """Return a metric in one of `FORMS`, as text.
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from itertools import chain, count
 from typing import Any
 
-from autoproxy import plugins
 from autoproxy.commands import loading
 from autoproxy.commands.metrics import identifier
 from autoproxy.commands.workspace import RANDOM_SUFFIX, Workspace, name_after
-from autoproxy.errors import AutoproxyError, ConfigError, StorageError
+from autoproxy.errors import ConfigError, StorageError
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.spaces import SearchSpace
@@ -88,8 +87,5 @@ def default_name(
 def _known_words(space: SearchSpace) -> set[str]:
     """Return what a word stands for where a metric is asked for, before or beside runs."""
     words = {*VOCABULARY, *chain(*loading.every_method().values())}
-    words |= {baseline.name for baseline in space.baselines}
-    for name in plugins.names("space"):
-        with contextlib.suppress(AutoproxyError):  # a broken one keeps nobody from searching
-            words |= {baseline.name for baseline in loading.space(name).baselines}
-    return words
+    spaces = (space, *loading.every_space())
+    return words | {baseline.name for one in spaces for baseline in one.baselines}
