@@ -55,7 +55,7 @@ def find_metric(
         ExpressionError: It is none of these; the message says where the text is malformed.
         ConfigError: The file or run cannot be read, or the word is a method, without a formula.
     """
-    baselines = _handmade(space)
+    baselines = {one.name: one for one in reversed(_handmade(space))}
     if word in baselines:
         expression = canonical(baselines[word].expression)
         sheet = {"source": baselines[word].source}
@@ -81,10 +81,10 @@ def find_metric(
         ) from None
 
 
-def _handmade(space: str | None) -> dict[str, Baseline]:
-    """Return the hand-made metrics of a space, or of all, by name."""
+def _handmade(space: str | None) -> list[Baseline]:
+    """Return the hand-made metrics of a space, or of all of them; several may share a name."""
     spaces = loading.every_space() if space is None else (loading.space(space),)
-    return {one.name: one for asked in reversed(spaces) for one in reversed(asked.baselines)}
+    return [baseline for asked in spaces for baseline in asked.baselines]
 
 
 def asked_candidate(
@@ -187,7 +187,7 @@ def explain_metric(workspace: Workspace, word: str, space: str | None) -> dict[s
     """
     name, expression, sheet = find_metric(workspace, word, space)
     kind = kind_of(expression)
-    alike = [b for b in _handmade(space).values() if kind_of(b.expression) is kind]
+    comparable = [one for one in _handmade(space) if kind_of(one.expression) is kind]
     order = _order_of_networks if kind is Kind.MODEL else _order_of_weights
     return {
         "name": name,
@@ -201,7 +201,7 @@ def explain_metric(workspace: Workspace, word: str, space: str | None) -> dict[s
         "depth": expression.depth,
         "complexity": complexity(expression),
         "simplified": str(simplify(expression)),
-        **order(expression, alike),
+        **order(expression, comparable),
         "inputs": [
             {
                 "name": terminal.name,
@@ -219,23 +219,23 @@ def explain_metric(workspace: Workspace, word: str, space: str | None) -> dict[s
 def _order_of_weights(expression: Expression, baselines: Iterable[Baseline]) -> dict[str, Any]:
     """Return what an importance orders like: within a row, and within a matrix."""
     order = _row_order(expression)
-    alike = [one.name for one in baselines if _row_order(one.expression) == order]
+    same = [one.name for one in baselines if _row_order(one.expression) == order]
     return {
         "orders_like": {
             "row": str(ordering(expression, Blindness.ROW)),
             "matrix": str(ordering(expression, Blindness.MATRIX)),
         },
-        "same_row_order_as": alike,
+        "same_row_order_as": list(dict.fromkeys(same)),
     }
 
 
 def _order_of_networks(expression: Expression, baselines: Iterable[Baseline]) -> dict[str, Any]:
     """Return what a prediction orders networks like, and what it takes of each layer."""
     order = ordering(expression, Blindness.WHOLE)
-    alike = [one.name for one in baselines if ordering(one.expression, Blindness.WHOLE) == order]
+    same = [one.name for one in baselines if ordering(one.expression, Blindness.WHOLE) == order]
     return {
         "orders_like": {"networks": str(order)},
-        "same_network_order_as": alike,
+        "same_network_order_as": list(dict.fromkeys(same)),
         "per_layer": [to_infix(feature) for feature in features(expression)],
     }
 
