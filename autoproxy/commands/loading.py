@@ -239,7 +239,7 @@ def every_method() -> dict[str, Mapping[str, str]]:
     """
     found: dict[str, Mapping[str, str]] = {}
     for name in plugins.names("evaluator"):
-        with contextlib.suppress(ImportError, AttributeError):
+        with contextlib.suppress(AutoproxyError):
             found[name] = methods(name)
     return found
 
