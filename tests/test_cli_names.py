@@ -110,6 +110,19 @@ def test_a_word_of_python_names_a_run_and_its_function_all_the_same(
         assert written.read_text(encoding="utf-8") == exported.out
 
 
+def test_who_stops_before_the_run_began_is_told_so(
+    done: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PruningEvaluator, "prepare", stopped)
+    said = run("search", "--config", done / "run.toml", "--results", tmp_path)
+    told = "autoproxy: stopped before the run began; there is nothing to go on with"
+    assert (said.code, said.err.splitlines()[-1]) == (130, told)
+    assert Workspace(tmp_path).runs() == ()
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [("summary.json", "{}"), ("summary.json", '{"search": {"spent": "x"}}'), ("run.toml", "")],

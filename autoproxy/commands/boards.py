@@ -48,7 +48,7 @@ def leaderboard_groups(workspace: Workspace) -> tuple[Group, ...]:
     held = workspace.place is not None or Path(workspace.ledger).is_file()
     rows: list[ReportRow] = []
     if held:
-        with Ledger.open(workspace.ledger) as ledger:
+        with Ledger.open(workspace.ledger, read_only=True) as ledger:
             rows = ledger.reports()
     return rank([*rows, *_further(workspace, rows)])
 

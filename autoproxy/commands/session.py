@@ -32,6 +32,7 @@ from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
+from autoproxy.ledger.connection import without_account
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.measured import Archive
@@ -78,6 +79,12 @@ class Session:
             ledger = stack.enter_context(Ledger.open(self.workspace.ledger))
             if asked is not None:
                 check_ledger(ledger, asked)
+            if self.run is not None and self.run not in ledger.run_names():
+                told = (
+                    f"the ledger {without_account(self.workspace.ledger)} has no run {self.run!r}: "
+                    "what it measured is measured again, and what its folder holds written anew"
+                )
+                self.show(Progress("statistics", notice=told))
             self.show(Progress("statistics"))
             if not self.crew.alone and not self.plan.search.lag:
                 told = (
@@ -167,8 +174,19 @@ class _Run:
         self._clocks: dict[str, Clock] = {}  # by run: its companion has time of its own
 
     def execute(self) -> dict[str, Any]:
-        """Do every stage and write what comes of it."""
+        """Do every stage and write what comes of it.
+
+        Raises:
+            KeyboardInterrupt: Somebody stopped it; its words say how to go on.
+        """
         self._begin(self._name, self._plan.search.strategy)
+        try:
+            return self._whole()
+        except KeyboardInterrupt:
+            command = self._workspace.command(f"resume {self._name}")
+            raise KeyboardInterrupt(f"stopped; go on with: {command}") from None
+
+    def _whole(self) -> dict[str, Any]:
         try:
             self._keep_plan()
             summary = self._stages()

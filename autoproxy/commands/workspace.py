@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,12 +17,16 @@ from filelock import FileLock, Timeout
 
 from autoproxy.errors import ConfigError, StorageError, unknown_name
 from autoproxy.ledger.connection import without_account
+from autoproxy.ledger.ledger import Ledger
 
 SUMMARY = "summary.json"
 """File in a run's folder that says what it found; a run that is done has it."""
 
 RANDOM_SUFFIX = ".random"
 """The companion run of random search has the run's name with this at its end."""
+
+_USUAL = Path("results")
+"""The results folder where none is named."""
 
 _LEDGER = "ledger.sqlite"
 _LEDGER_NOTE = "ledger.txt"
@@ -75,6 +80,15 @@ class Workspace:
     def metrics(self) -> Path:
         """Discovered metrics as Python functions."""
         return self.folder / "metrics"
+
+    def command(self, words: str) -> str:
+        """Return a command for this folder, as it is typed.
+
+        >>> Workspace(Path("my runs")).command("resume mine")
+        "autoproxy resume mine --results 'my runs'"
+        """
+        place = "" if self.folder == _USUAL else f" --results {shlex.quote(str(self.folder))}"
+        return f"autoproxy {words}{place}"
 
     def prepare(self) -> None:
         """Make the folder and see that it can be written, before any long work.
@@ -165,6 +179,21 @@ class Workspace:
                 "where it is: --ledger FILE"
             )
         return replace(self, place=str(file)), f"the ledger of run {run!r} is {file}"
+
+    def has_ledger_of(self, run: str) -> bool:
+        """Return whether the ledger that `run` was begun in is at hand, and has it.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        try:
+            there, _ = self.at_ledger_of(run)
+        except ConfigError:
+            return False
+        if "://" not in str(there.ledger) and not Path(there.ledger).is_file():
+            return False
+        with Ledger.open(there.ledger, read_only=True) as ledger:
+            return run in ledger.run_names()
 
     @property
     def _ledger_note(self) -> str:

@@ -104,6 +104,12 @@ class Ledger:
         look = self._version if read_only else self._made_or_mended
         with self._spoken(), self._engine.begin() as connection:  # a server that is not there is
             found = look(connection)  # an error now, before any work
+        if read_only and found is not None and OLDEST <= found < SCHEMA_VERSION:
+            raise StorageError(
+                f"the ledger {self._where} has schema version {found}, and is only read here; "
+                f"bring it to version {SCHEMA_VERSION} first: autoproxy leaderboard, with its "
+                "--results DIR or --ledger PLACE"
+            )
         if found != SCHEMA_VERSION:
             raise StorageError(
                 f"the ledger {self._where} has schema version {found}, this program reads "
