@@ -90,7 +90,7 @@ def plot(
     written = []
     for figure in [known[word] for word in figures] or known.values():
         path = out / f"{name}-{figure.name}.{form}"
-        write_bytes(path, picture(figure, form))
+        write_bytes(path, picture(figure, form), instead="another --out")
         written.append(str(path))
     return {"run": name, "figures": list(figures or known), "files": written}
 
@@ -140,11 +140,19 @@ def _chosen(workspace: Workspace, run: str | None, *, every: bool) -> list[str]:
 
 
 def _metrics(workspace: Workspace) -> list[Metric]:
-    """Return the exported metrics, by name."""
+    """Return the exported metrics, by name.
+
+    Raises:
+        ConfigError: A file beside them is none; the message has its name.
+    """
     found = []
     for path in sorted(workspace.metrics.glob("*.json")):
         source = path.with_suffix(".py")
         code = source.read_text(encoding="utf-8") if source.is_file() else ""
-        expression, sheet = from_json(read_json(path))
+        try:
+            expression, sheet = from_json(read_json(path))
+        except ConfigError as error:
+            told = str(error).removeprefix(f"{path} ")
+            raise ConfigError(f"{path}: {told}; or move it elsewhere") from None
         found.append(Metric(path.stem, str(expression), sheet, code))
     return found
