@@ -79,18 +79,7 @@ class Session:
             ledger = stack.enter_context(Ledger.open(self.workspace.ledger))
             if asked is not None:
                 check_ledger(ledger, asked)
-            if self.run is not None and self.run not in ledger.run_names():
-                told = (
-                    f"the ledger {without_account(self.workspace.ledger)} has no run {self.run!r}: "
-                    "what it measured is measured again, and what its folder holds written anew"
-                )
-                self.show(Progress("statistics", notice=told))
-            self.show(Progress("statistics"))
-            if not self.crew.alone and not self.plan.search.lag:
-                told = (
-                    "workers wait where a generation ends; with --set lag=1 a run keeps them busy"
-                )
-                self.show(Progress("statistics", notice=told))
+            self._greet(ledger)
             evaluator = stack.enter_context(
                 loading.evaluator(
                     self.plan.evaluator,
@@ -115,6 +104,21 @@ class Session:
             )
             desk = stack.enter_context(self.crew.desk(evaluator, job))
             return _Run(self, name, space, _Open(evaluator, desk, ledger)).execute()
+
+    def _greet(self, ledger: Ledger) -> None:
+        """Say that the work begins, and what is to be known of it."""
+        self.show(Progress("statistics"))
+        notices = []
+        if self.run is not None and self.run not in ledger.run_names():
+            notices.append(
+                f"the ledger {without_account(self.workspace.ledger)} has no run {self.run!r}: "
+                "what it measured is measured again, and what its folder holds written anew"
+            )
+        if not self.crew.alone and not self.plan.search.lag:
+            told = "workers wait where a generation ends; a run with --set lag=1 keeps them busy"
+            notices.append(told)
+        for notice in notices:
+            self.show(Progress("statistics", notice=notice))
 
     def _default_name(
         self, space: SearchSpace, evaluator: loading.OpenEvaluator, ledger: Ledger
