@@ -203,7 +203,9 @@ def to_markdown(groups: Sequence[Group], budgets: Mapping[str, str] = MappingPro
         "Made by `autoproxy leaderboard` from the ledger. Perplexity on a text that no search",
         "saw: mean over calibration seeds and half the 95 % interval (Student's t on perplexity).",
         "/ Wanda: mean of the ratios to Wanda's perplexity, seed by seed. KL in nats. The command",
-        "above a table measures its rows again, `/NAME` behind it one of them.",
+        "above a table measures its rows again, `/NAME` behind it one of them. Rows with fewer",
+        "seeds are means over other draws: compare them with `/ Wanda`, or by seed in",
+        "`reports.jsonl`.",
         "",
     ]
     if any("columns" in group.protocol for group in groups):

@@ -61,7 +61,9 @@ GOLDEN = """\
 Made by `autoproxy leaderboard` from the ledger. Perplexity on a text that no search
 saw: mean over calibration seeds and half the 95 % interval (Student's t on perplexity).
 / Wanda: mean of the ratios to Wanda's perplexity, seed by seed. KL in nats. The command
-above a table measures its rows again, `/NAME` behind it one of them.
+above a table measures its rows again, `/NAME` behind it one of them. Rows with fewer
+seeds are means over other draws: compare them with `/ Wanda`, or by seed in
+`reports.jsonl`.
 
 ## model starter, condition 2:4
 
