@@ -58,6 +58,7 @@ from autoproxy.cli_common import (
     interruptible,
     of_evaluator,
     present,
+    seed_option,
     split_devices,
     write,
 )
@@ -110,7 +111,7 @@ def search(
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes at the latest.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Root of all randomness.")] = None,
+    seed: Annotated[int | None, seed_option("Root of all randomness.")] = None,
     strategy: Annotated[str | None, typer.Option(help="evolve or random.")] = None,
     selection: Annotated[str | None, typer.Option(help="nsga2, nsga2-cost or best.")] = None,
     population: Annotated[int | None, typer.Option(help="Individuals that stay.")] = None,
@@ -215,7 +216,8 @@ def search(
         },
         evaluator=of_evaluator(locals()),
     )
-    with interruptible(), live.progress(quiet=as_json, whole=True) as show:
+    told = "stopped before the run began; there is nothing to go on with"
+    with interruptible(told), live.progress(quiet=as_json, whole=True) as show:
         crew = Crew(backend, workers, scheduler, split_devices(devices))
         session = Session(plan, Workspace(results, ledger), show, crew=crew)
         with tracked(session, track) as watched:
@@ -242,7 +244,8 @@ def resume(
     from autoproxy.commands.tracking import tracked
     from autoproxy.commands.workspace import Workspace
 
-    with interruptible(), live.progress(quiet=as_json, whole=True) as show:
+    told = "stopped before the run went on; it is as it was, and the same command goes on"
+    with interruptible(told), live.progress(quiet=as_json, whole=True) as show:
         crew = Crew(backend, workers, scheduler, split_devices(devices))
         session = resume_session(Workspace(results, ledger), run, show, crew)
         with tracked(session, track) as watched:
@@ -267,7 +270,7 @@ def evaluate(
     allocation: Allocation = None,
     mode: Mode = None,
     unit: Unit = None,
-    seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the calibration draw.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     length: Length = None,
@@ -382,7 +385,7 @@ def prune(
     ] = False,
     space: Annotated[str, typer.Option(help="Space that has the baseline.")] = "importance",
     evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
-    seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the calibration draw.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     length: Length = None,
@@ -434,7 +437,7 @@ def allocate(
     text: ReportText = None,
     space: Annotated[str, typer.Option(help="Space that has the baseline.")] = "importance",
     evaluator: Annotated[str, typer.Option(help="Evaluator; see `list`.")] = "pruning",
-    seed: Annotated[int, typer.Option(help="Seed of the draws and of the sampler.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the draws and of the sampler.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     length: Length = None,
@@ -468,7 +471,9 @@ def explain(
     metric: Annotated[
         str, typer.Argument(help="Expression, baseline, run, or a metric's JSON file.")
     ],
-    space: Annotated[str, typer.Option(help="Space that has the baselines.")] = "importance",
+    space: Annotated[
+        str | None, typer.Option(help="Space that has the baselines; default: all of them.")
+    ] = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -489,7 +494,9 @@ def export(
     form: Annotated[str, typer.Option(help="py, sympy, latex, infix, json or best-tree.")] = "py",
     out: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the function.")] = None,
-    space: Annotated[str, typer.Option(help="Space that has the baselines.")] = "importance",
+    space: Annotated[
+        str | None, typer.Option(help="Space that has the baselines; default: all of them.")
+    ] = None,
     results: Results = Path("results"),
 ) -> None:
     """Write a metric as a Python function of torch tensors, or as a formula."""
@@ -500,7 +507,7 @@ def export(
     if out is None:
         write(source)
         return
-    write_text(out, source)
+    write_text(out, source, instead="another --out")
     write(f"wrote {out}")
 
 

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from autoproxy.cli_common import Json, LedgerPlace, Results, interruptible, present
+from autoproxy.cli_common import Json, LedgerPlace, Results, interruptible, present, seed_option
 
 
 def archive(
     run: Annotated[str | None, typer.Argument(help="Name of the run; default: latest.")] = None,
-    top: Annotated[int, typer.Option(help="How many are shown, the best first.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="How many are shown, the best first.")] = 20,
     out: Annotated[Path | None, typer.Option(help="CSV file of all of them.")] = None,
     results: Results = Path("results"),
     ledger: LedgerPlace = None,
@@ -31,7 +31,7 @@ def archive(
 def audit(
     run: Annotated[str | None, typer.Argument(help="Name of the run; default: latest.")] = None,
     sample: Annotated[int, typer.Option(help="Most merges of each rule that are looked at.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the draw of the sample.")] = 0,
+    seed: Annotated[int, seed_option("Of the draw of the sample.")] = 0,
     results: Results = Path("results"),
     ledger: LedgerPlace = None,
     as_json: Json = False,

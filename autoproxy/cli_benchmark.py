@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoproxy.cli_common import Device, Json, Results, interruptible, present
+from autoproxy.cli_common import Device, Json, Results, interruptible, present, seed_option
 
 benchmarks = typer.Typer(
     help="List, fetch and build the tables of networks that proxies are to order.",
@@ -66,7 +66,7 @@ def llama_subnets(
     text: Annotated[
         list[str] | None, typer.Option(help="Text to measure them on: file, folder, topics:ROLE.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draw of sub-networks.")] = None,
+    seed: Annotated[int | None, seed_option("Of the draw of sub-networks.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
     blocks: Annotated[int | None, typer.Option(help="Sequences of the text.")] = None,
     device: Device = None,

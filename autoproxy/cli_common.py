@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from autoproxy.seeding import MOST_SEED
+
+
+def seed_option(told: str) -> Any:
+    """Return the option of a seed, with the range that every seed has."""
+    return typer.Option(min=0, max=MOST_SEED, help=told)
+
 
 Results = Annotated[Path, typer.Option("--results", help="Folder of ledger, runs and boards.")]
 LedgerPlace = Annotated[
@@ -121,7 +130,7 @@ Limit = Annotated[int | None, typer.Option(help="First so many networks of the t
 Sequences = Annotated[int | None, typer.Option(help="Sequences that statistics are taken on.")]
 Tokens = Annotated[int | None, typer.Option(help="Tokens of each such sequence.")]
 Rows = Annotated[int | None, typer.Option(help="Outputs of a layer kept at most; 0 for all.")]
-Draw = Annotated[int | None, typer.Option(help="Seed of initial weights and of the batch.")]
+Draw = Annotated[int | None, seed_option("Seed of initial weights and of the batch.")]
 Control = Annotated[
     str | None, typer.Option(help="'noise': every tensor replaced by noise of its shape.")
 ]
@@ -191,10 +200,13 @@ def split_devices(devices: str | None) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def interruptible(told: str = "stopped; go on with: autoproxy resume") -> Iterator[None]:
+def interruptible(told: str) -> Iterator[None]:
     """Clean up and say how things stand after Ctrl-C, or when the system ends the process.
 
     A terminal that is closed ends it too, unless it was started with `nohup`.
+
+    Args:
+        told: How things stand, where the interruption itself does not say it.
     """
 
     def end(*_: object) -> None:
@@ -204,9 +216,9 @@ def interruptible(told: str = "stopped; go on with: autoproxy resume") -> Iterat
     before = {number: signal.signal(number, end) for number in ends}
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         with contextlib.suppress(OSError):  # the terminal may be what went away
-            print(f"autoproxy: {told}", file=sys.stderr)
+            print(f"autoproxy: {str(stopped) or told}", file=sys.stderr)
         raise typer.Exit(130) from None
     finally:
         for number, handler in before.items():
@@ -221,8 +233,20 @@ def write(text: str) -> None:
 def present(
     value: Mapping[str, Any], as_json: bool, draw: Callable[[Console, Mapping[str, Any]], None]
 ) -> None:
-    """Print what a command found, as JSON or drawn."""
+    """Print what a command found, drawn, or as JSON, which has null for what is not finite."""
     if as_json:
-        write(json.dumps(value, indent=2))
+        write(json.dumps(_finite(value), indent=2, allow_nan=False))
         return
     draw(Console(), value)
+
+
+def _finite(value: Any) -> Any:
+    """Return plain values with None for infinities and NaN, of which JSON has none."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {name: _finite(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value

@@ -25,6 +25,7 @@ from autoproxy.cli_common import (
     Group,
     Jobs,
     Json,
+    LedgerPlace,
     Length,
     Limit,
     Mode,
@@ -47,6 +48,7 @@ from autoproxy.cli_common import (
     interruptible,
     of_evaluator,
     present,
+    seed_option,
 )
 
 
@@ -67,7 +69,7 @@ def enumerate_(
         int | None,
         typer.Option(help="Measure at most so many in full, the best by the cheapest rung."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the evaluator's draws and of the audit.")] = 0,
+    seed: Annotated[int, seed_option("Of the evaluator's draws and of the audit.")] = 0,
     model: Model = None,
     calibration: Calibration = None,
     validation: Validation = None,
@@ -112,6 +114,7 @@ def enumerate_(
     control: Control = None,
     jobs: Jobs = None,
     results: Results = Path("results"),
+    ledger: LedgerPlace = None,
     as_json: Json = False,
 ) -> None:
     """Measure every formula of a space up to a size, each once, and certify the best."""
@@ -131,5 +134,5 @@ def enumerate_(
     )
     told = "stopped; what is measured is kept, and the same command goes on"
     with interruptible(told), live.progress(quiet=as_json) as show:
-        found = enumerate_space(Workspace(results), order, show)
+        found = enumerate_space(Workspace(results, ledger), order, show)
     present(found, as_json, console.certificate)

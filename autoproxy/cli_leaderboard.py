@@ -26,6 +26,7 @@ from autoproxy.errors import ConfigError
 
 
 def leaderboard(
+    context: typer.Context,
     verify: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +51,8 @@ def leaderboard(
     """Rank every metric that was reported, and write leaderboard.md and .csv; or verify rows.
 
     With --verify, --model, --text, --calibration, --allocation and --table are other places of
-    what a table was measured on. It ends with 0 when all rows agree, 1 when one differs.
+    what a table was measured on. It ends with 0 when no row differs, 1 when one does, 2 when none
+    could be verified.
     """
     places = {
         "model": model,
@@ -61,6 +63,13 @@ def leaderboard(
         "device": device,
     }
     if verify is not None:
+        source = context.get_parameter_source("ledger")
+        if source is not None and source.name == "COMMANDLINE":  # not from the environment
+            raise ConfigError(
+                "--verify reads the rows of reports.jsonl in the results folder and no ledger; "
+                "leave --ledger out, or write its rows there first: autoproxy leaderboard --ledger "
+                f"{ledger}"
+            )
         _verify(verify, tolerance, places, results, as_json)
         return
     said = {**places, "tolerance": tolerance}
@@ -84,7 +93,7 @@ def _verify(
     as_json: bool,
 ) -> None:
     from autoproxy import console, live
-    from autoproxy.commands.verifying import TOLERANCE, VerifyOrder
+    from autoproxy.commands.verifying import DIFFERS, OPEN, TOLERANCE, VerifyOrder
     from autoproxy.commands.verifying import verify as verified
     from autoproxy.commands.workspace import Workspace
 
@@ -96,5 +105,11 @@ def _verify(
     present(found, as_json, console.verified)
     if found["stopped"]:
         raise typer.Exit(130)
-    if not found["agree"]:
+    verdicts = {row["verdict"] for row in found["rows"]}
+    if DIFFERS in verdicts:
         raise typer.Exit(1)
+    if verdicts <= {OPEN}:
+        raise ConfigError(
+            "no row could be verified here; each says above what it lacks, which --verify TABLE "
+            "takes from elsewhere: --model, --text, --calibration, --allocation, --table"
+        )

@@ -1,7 +1,9 @@
 """Finding search spaces and evaluators: by the name of an entry point, or as module:attribute."""
 
 import functools
+import re
 import sys
+import traceback
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
@@ -27,21 +29,39 @@ def load(kind: str, name: str) -> object:
         name: Name of an entry point, or the import path `module:attribute` of a user's own.
 
     Raises:
-        ConfigError: No such name, module or attribute.
+        ConfigError: No such name, module or attribute, or importing it fails.
     """
     for point in _installed(kind):
         if point.name == name:
-            return point.load()
+            return _imported(kind, point)
     if ":" not in name:
         known = unknown_name(kind, name, names(kind))
         raise ConfigError(f"{known}; or give your own as module:attribute")
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", name):
+        raise ConfigError(
+            f"{name!r} names no {kind} of your own; write module:ATTRIBUTE, such as myspace:SPACE, "
+            "with dots for folders and no .py"
+        )
     here = str(Path.cwd())
     if here not in sys.path:  # a user's own file lies beside the call, as with python -m
         sys.path.insert(0, here)
+    return _imported(kind, EntryPoint(name, name, GROUPS[kind]))
+
+
+def _imported(kind: str, point: EntryPoint) -> object:
+    """Return what an entry point stands for; whatever its code does wrong is told in words."""
     try:
-        return EntryPoint(name, name, GROUPS[kind]).load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot load {kind} {name!r}: {error}") from error
+        return point.load()
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, ImportError | SyntaxError) else f" ({_place(last)})"
+        what = "" if point.name == point.value else f", which is {point.value}"
+        told = f"{type(error).__name__}: {error}{where}"
+        raise ConfigError(f"cannot load {kind} {point.name!r}{what}: {told}") from error
+
+
+def _place(frame: traceback.FrameSummary) -> str:
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 @functools.cache

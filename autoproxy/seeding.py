@@ -5,6 +5,9 @@ import hashlib
 import random
 from collections.abc import Iterator
 
+MOST_SEED = 10**15
+"""The largest seed: databases, JSON and random generators of every kind have room for it."""
+
 
 def stream(seed: int, *path: str | int) -> random.Random:
     """Return the generator that belongs to `path` under `seed`.

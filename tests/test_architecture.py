@@ -51,7 +51,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"autoproxy.columns", "autoproxy.report", "autoproxy.sieve", "autoproxy.workers"},
     "autoproxy.console": {"autoproxy.columns"},
     "autoproxy.live": {"autoproxy.commands"},
-    "autoproxy.cli_common": set(),
+    "autoproxy.cli_common": {"autoproxy.seeding"},
     **dict.fromkeys(COMMANDS, A_COMMAND),
     "autoproxy.cli": A_COMMAND | COMMANDS,
     "search_spaces": {"autoproxy.language", "autoproxy.spaces"},

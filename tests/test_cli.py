@@ -1,6 +1,7 @@
 """The command line: every command from a tiny model to a leaderboard, and every way to err."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,9 @@ import pytest
 import torch
 from filelock import FileLock
 
+from autoproxy import plugins
 from autoproxy.cli import main
+from autoproxy.cli_common import present
 from autoproxy.commands.progress import Clock
 from autoproxy.commands.workspace import to_toml
 from autoproxy.language.parse import parse
@@ -227,7 +230,8 @@ def test_an_interrupted_run_says_how_to_go_on(
         patch.setattr(PruningEvaluator, "measure", interrupted)
         said = run("search", "--config", place.run_file, "--results", tmp_path)
     assert said.code == 130
-    assert said.err.splitlines()[-1] == "autoproxy: stopped; go on with: autoproxy resume"
+    go_on = f"autoproxy resume tiny-run --results {tmp_path}"
+    assert said.err.splitlines()[-1] == f"autoproxy: stopped; go on with: {go_on}"
     assert "Traceback" not in said.err
     (status,) = {row[-1] for row in rows(tmp_path / "ledger.sqlite")["runs"]}
     assert status == "interrupted"
@@ -388,6 +392,19 @@ def test_explain_says_what_a_metric_is(run: Run, tmp_path: Path) -> None:
         assert word in plain.out, word
 
 
+def test_explain_compares_with_what_is_of_its_kind(run: Run, tmp_path: Path) -> None:
+    def explained(*words: str) -> Any:
+        return run("explain", *words, "--results", tmp_path, "--json").json
+
+    snip = "layers_sum(all_sum(abs(W * g)))"
+    assert "snip" in explained(snip)["same_network_order_as"]
+    assert explained("synflow")["kind"] == "Model"
+    assert explained(snip, "--space", "importance")["same_network_order_as"] == []
+    # A name that several spaces have stays that of the space importance.
+    assert explained("snip")["kind"] == "Weight"
+    assert explained("abs(W)", "--space", "prediction")["same_row_order_as"] == []
+
+
 def test_evaluate_measures_what_the_report_measured(place: Place, run: Run) -> None:
     summary = outcome_of_run(place.results)["summary"]
     known = {row["name"]: row for row in summary["reports"][0]["entries"]}
@@ -445,6 +462,35 @@ def test_list_names_every_method_with_its_evaluator_and_its_source(
     assert all(re.search(rf" {name} +│ {evaluator} ", shown) for evaluator, name, _ in wanted)
 
 
+def test_a_broken_plug_in_is_named_and_stops_no_one_else(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is installed as any other, and dies of its own code when it is imported."""
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n", "utf-8")
+    points = "[autoproxy.evaluators]\nbroken = broken_plug_in:E\n"
+    points += "[autoproxy.search_spaces]\nlame = broken_plug_in:S\n"
+    (info / "entry_points.txt").write_text(points, "utf-8")
+    (tmp_path / "broken_plug_in.py").write_text("import sys\n\nsys.nothing()\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins._installed.cache_clear()
+    try:
+        said = run("doctor", "--results", tmp_path)
+        listed = run("list", "--results", tmp_path, "--json")
+        explained = run("explain", "wanda", "--results", tmp_path)
+        asked = run("list", "--space", "lame", "--results", tmp_path)
+    finally:
+        plugins._installed.cache_clear()
+    assert said.code == 1
+    assert "cannot load space 'lame', which is broken_plug_in:S: AttributeError" in said.out
+    assert "broken_plug_in.py, line 3" in said.out
+    assert "broken" in listed.json["evaluators"]
+    assert {row["evaluator"] for row in listed.json["methods"]} == {"pruning", "prediction"}
+    assert explained.code == 0
+    refused(asked, "cannot load space 'lame'", "AttributeError", "line 3")
+
+
 def test_doctor_names_what_is_wrong(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     said = run("doctor", "--results", tmp_path / "file")
@@ -488,6 +534,13 @@ def test_as_a_process_it_says_the_result_alone_on_standard_output(spoken: list[S
     assert "Traceback" not in said.err
 
 
+def test_json_has_null_for_what_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"a": math.inf, "b": [math.nan, 1.5, ({"c": -math.inf},)], "d": None, "e": True}
+    present(value, True, lambda *_: None)
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [None, 1.5, [{"c": None}]], "d": None, "e": True}
+
+
 # --- what the user can mend --------------------------------------------------------------------
 
 
@@ -501,11 +554,20 @@ def test_as_a_process_it_says_the_result_alone_on_standard_output(spoken: list[S
         (["search", "--strategy", "evolv"], ["'evolv'; did you mean 'evolve'?"]),
         (["search", "--selection", "nsga3"], ["'nsga3'; did you mean 'nsga2'?"]),
         (["search", "--population", "1"], ["population must lie in [2, 100000], got 1"]),
+        (["search", "--seed", "1000000000000001"], ["Invalid value for '--seed'"]),
+        (["search", "--set", "seed=9223372036854775808"], ["seed must lie in [0, 1e+15]"]),
+        (["evaluate", "--seed", "18446744073709551616"], ["Invalid value for '--seed'"]),
+        (["prune", "x", "--out", "y", "--seed", "-1"], ["Invalid value for '--seed'"]),
         (["search", "--report-seeds", "0"], ["report_seeds must lie in [1, 1000], got 0"]),
         (["search", "--report-best", "-1"], ["report_best must be at least 0, got -1"]),
         (["search", "--space", "importanse"], ["'importanse'; did you mean 'importance'?"]),
         (["search", "--space", "nowhere:SPACE"], ["cannot load space 'nowhere:SPACE'"]),
         (["search", "--space", "search_spaces.importance:SPCE"], ["cannot load space", "SPCE"]),
+        (
+            ["list", "--space", "./myspace.py:SPACE"],
+            ["module:ATTRIBUTE", "myspace:SPACE", "no .py"],
+        ),
+        (["list", "--space", "my space:"], ["module:ATTRIBUTE"]),
         (["search", "--space", "search_spaces.importance:BASELINES"], ["is no SearchSpace"]),
         (["search", "--evaluator", "prunning"], ["'prunning'; did you mean 'pruning'?"]),
         (["search", "--evaluator", "search_spaces.importance:SPACE"], ["no from_options"]),
@@ -541,6 +603,10 @@ def test_as_a_process_it_says_the_result_alone_on_standard_output(spoken: list[S
         (["evaluate", "--metric", "ria-permuted"], ["'ria-permuted' is a method", "--baseline"]),
         (["evaluate", "--metric", "x_norm"], ["is of kind PerInput", "a Weight"]),
         (["evaluate", "--metric", "all_sum(W)"], ["is of kind Scalar", "a Weight"]),
+        (
+            ["evaluate", "--evaluator", "prediction", "--metric", "layers_sum(all_sum(W))"],
+            ["is of kind Model", "give a --space that rates a Model: lpzero, prediction,"],
+        ),
         (["list", "--space", "importanc"], ["did you mean 'importance'?"]),
     ],
     ids=lambda value: " ".join(value)[:60],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from autoproxy.cli import main
 from tests.runs import write_run_file
+from tests.saying import Run, refused
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,26 @@ def cheap_values(results: Path, rows: list[dict[str, str]]) -> dict[str, str]:
         text: " ".join(f"{fidelity!r}:{value!r}" for fidelity, value in values if fidelity < 1)
         for text, values in found.items()
     }
+
+
+def test_a_clone_without_the_ledger_shows_the_same(results: Path, tmp_path: Path, run: Run) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(results, clone, ignore=shutil.ignore_patterns("ledger.sqlite*", "cache"))
+    out = tmp_path / "all.csv"
+    words = ["archive", "--json", "--out", out, "--results"]
+    whole = run(*words, results)
+    before = out.read_bytes()
+    for ledger in ("", "lost.sqlite"):
+        if ledger:
+            (clone / "runs" / "tiny-run" / "ledger.txt").write_text(f"{ledger}\n", "utf-8")
+        said = run(*words, clone)
+        assert (said.code, said.json) == (0, whole.json), said.err
+        assert out.read_bytes() == before
+    assert not list(clone.glob("*.sqlite*"))
+    refused(run("archive", "--top", "-3", "--results", results), "--top")
+    (tmp_path / "file").touch()
+    said = run("archive", "--results", results, "--out", tmp_path / "file" / "a.csv")
+    refused(said, "cannot be written", "choose another --out")
 
 
 def test_where_large_is_good_the_largest_come_first(

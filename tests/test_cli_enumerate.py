@@ -97,6 +97,16 @@ def test_a_certificate_says_what_was_enumerated_and_what_is_best(
     assert {**kept, "file": str(path)} == found
 
 
+def test_it_is_kept_in_the_ledger_that_is_named(
+    enumerated: Enumerate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPROXY_LEDGER", str(tmp_path / "other.sqlite"))
+    enumerated("--size", 2, "--audit", 0)
+    found = enumerated("--size", 2, "--audit", 0, "--ledger", tmp_path / "own.sqlite")
+    assert {path.stem for path in tmp_path.glob("*.sqlite")} == {"other", "own"}
+    assert found["recalled"] == 0
+
+
 def _value(found: dict[str, Any], name: str) -> float:
     return next(float(row["value"]) for row in found["baselines"] if row["name"] == name)
 

@@ -72,6 +72,23 @@ def test_another_ledger_is_used_where_it_is_said_and_the_run_tells(place: Path, 
     assert "measured again" not in again.err
 
 
+def test_watch_finds_the_ledger_that_the_run_was_begun_in(place: Path, run: Run) -> None:
+    for words in ([], [RUN]):
+        said = run("watch", *words, "--once", "--json", "--results", place / "results")
+        assert said.code == 0, said.err
+        assert (said.json["run"], said.json["status"]) == (RUN, "done")
+    assert not (place / "results" / "ledger.sqlite").exists()
+
+
+def test_a_clone_that_measures_all_again_says_so(place: Path, run: Run) -> None:
+    (place / "results" / "runs" / RUN / "ledger.txt").unlink()  # as one that was in the folder
+    said = run("resume", "--results", place / "results")
+    assert said.code == 0, said.err
+    assert f"has no run '{RUN}': what it measured is measured again" in " ".join(said.err.split())
+    again = run("resume", "--results", place / "results")
+    assert "measured again" not in again.err
+
+
 def test_who_had_no_ledger_elsewhere_is_told_too(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").touch()
     here, there = Workspace(tmp_path), Workspace(tmp_path, str(tmp_path / "x.sqlite"))

@@ -1,8 +1,11 @@
 """The report of a real small run: written by the command, looked at in a browser."""
 
+import html
 import json
 import re
+import shlex
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from autoproxy.cli import main
 from autoproxy.report.figures import RULES
 from evaluators.pruning import PruningEvaluator
 from tests.runs import SEARCH, write_run_file
+from tests.saying import Run, refused
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -62,6 +66,87 @@ def test_a_report_replaces_a_report_and_nothing_else(
     assert main([*words[:-1], str(mine)]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
     assert (mine / "thesis.tex").read_text(encoding="utf-8") == "years of work"
+
+
+def test_the_command_of_a_metric_s_page_exports_it(
+    results: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "results"
+    shutil.copytree(results, copy, ignore=shutil.ignore_patterns("cache"))
+    (copy / "runs" / "tiny-run").rename(copy / "runs" / "other")  # the run itself is not there
+    assert main(["report", "other", "--results", str(copy), "--out", str(tmp_path / "site")]) == 0
+    code = (results / "metrics" / "tiny_run.py").read_text(encoding="utf-8")
+    for pages, place in ((site, results), (tmp_path / "site", copy)):
+        page = (pages / "metrics" / "tiny_run.html").read_text(encoding="utf-8")
+        (told,) = re.findall("<code>(autoproxy export .*)</code>", page)
+        monkeypatch.chdir(tmp_path)
+        (program, *words) = shlex.split(html.unescape(told))
+        assert program == "autoproxy"
+        assert main([*words, "--results", str(place)]) == 0
+        made = (tmp_path / "tiny_run.py").read_text(encoding="utf-8")
+        assert made.partition("Formula:")[0] == code.partition("Formula:")[0]
+        assert (made == code) is (place == results)
+
+
+def test_a_stray_file_beside_the_metrics_is_named(results: Path, tmp_path: Path, run: Run) -> None:
+    copy = tmp_path / "results"
+    shutil.copytree(results, copy, ignore=shutil.ignore_patterns("cache"))
+    words = ["report", "--results", copy, "--out", tmp_path / "out"]
+    for content in ("{}", "{"):
+        (copy / "metrics" / "notes.json").write_text(content, encoding="utf-8")
+        refused(run(*words), f"{copy / 'metrics' / 'notes.json'}: ", "move it elsewhere")
+
+
+def test_a_report_writes_nothing_to_the_ledger(results: Path, tmp_path: Path, run: Run) -> None:
+    copy = tmp_path / "results"
+    shutil.copytree(results, copy, ignore=shutil.ignore_patterns("cache"))
+    with sqlite3.connect(copy / "ledger.sqlite") as ledger:
+        ledger.execute("UPDATE schema_version SET version = 2")
+    words = ["report", "--results", copy, "--out", tmp_path / "out"]
+    refused(run(*words), "has schema version 2, and is only read here", "autoproxy leaderboard")
+    with sqlite3.connect(copy / "ledger.sqlite") as ledger:
+        assert ledger.execute("SELECT version FROM schema_version").fetchall() == [(2,)]
+
+
+def test_an_earlier_report_stays_until_the_new_one_can_take_its_place(
+    results: Path, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    words = ["report", "--results", str(results), "--out"]
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.suffix == ".part" and self.is_dir():
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        assert main([*words, str(site)]) == 2
+        assert "No space left on device" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda *_: rename(Path("nowhere"), Path("else")))
+        assert main([*words, str(site)]) == 2
+        assert "choose another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
+    assert not [path for path in site.parent.iterdir() if path.name.startswith(".site")]
+
+
+def test_a_report_is_replaced_through_a_link_and_not_under_your_feet(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    words = ["report", "--results", results, "--out"]
+    assert run(*words, tmp_path / "out").code == 0
+    (tmp_path / "out" / "old.html").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert run(*words, tmp_path / "link").code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "out" / "old.html").exists()
+    for below in (".", "runs"):
+        monkeypatch.chdir(tmp_path / "out" / below)
+        refused(run(*words, "." if below == "." else ".."), "is where you are", "another --out")
+    assert (tmp_path / "out" / "index.html").is_file()
 
 
 @pytest.mark.parametrize(

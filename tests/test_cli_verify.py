@@ -233,7 +233,24 @@ def test_of_all_those_are_verified_that_can_be(results: Path, run: Run) -> None:
     assert {row["row"].partition("/")[0] for row in gone} == {table(results, "2:4")}
     assert all("gone.txt" in row["reason"] for row in gone)
     assert len(gone) == 4
+    assert said.json["agree"] is False
     assert {row["verdict"] for row in said.json["rows"]} == {"same", "not verified"}
+
+
+def test_where_nothing_can_be_verified_nothing_agrees(results: Path, run: Run) -> None:
+    forge(results, lambda row: {"protocol": {**row.protocol, "text": "gone.txt"}})
+    said = run("leaderboard", "--verify", "all", "--results", results, "--json")
+    assert said.code == 2
+    assert said.err.splitlines()[-1].startswith("autoproxy: no row could be verified here")
+    assert said.json["agree"] is False
+    assert {row["verdict"] for row in said.json["rows"]} == {"not verified"}
+
+
+def test_a_ledger_from_the_environment_keeps_nobody_from_verifying(
+    results: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPROXY_LEDGER", "elsewhere.sqlite")
+    refused(run("leaderboard", "--verify", "zzz", "--results", results), "unknown table")
 
 
 def test_another_build_is_told_and_its_values_are_compared(results: Path, run: Run) -> None:
@@ -315,6 +332,7 @@ def test_ctrl_c_prints_the_table_and_ends_with_130(
     ("words", "told"),
     [
         (["--verify", "zzz"], "unknown table"),
+        (["--verify", "all", "--ledger", "x.sqlite"], "leave --ledger out"),
         (["--verify", "all", "--text", "a.txt"], "--text is of one table"),
         (["--text", "a.txt"], "add --verify"),
         (["--tolerance", "0"], "add --verify"),

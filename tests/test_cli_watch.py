@@ -217,6 +217,9 @@ def test_a_log_that_cannot_be_is_refused_before_any_work(
     search = ["search", "--config", place / "run.toml", "--results", tmp_path / "r", "--track"]
     refused(run(*search, "tensorbord:x"), "unknown kind 'tensorbord'", "did you mean")
     refused(run(*search, "tensorboard:"), "names no folder", "tensorboard:FOLDER")
+    (tmp_path / "file").touch()
+    in_the_way = run(*search, f"tensorboard:{tmp_path / 'file'}")
+    refused(in_the_way, f"tensorboard:{tmp_path / 'file'} cannot be written", "another folder")
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
     refused(run(*search, "tensorboard:x"), "pip install 'autoproxy[tensorboard]'")
     assert not (tmp_path / "r").exists()

@@ -72,6 +72,6 @@ def allocate(workspace: Workspace, order: AllocateOrder, out: Path, show: Show) 
             trials=order.trials,
             tell=lambda done, _: show(Progress("trials", done, order.trials, clock.seconds)),
         )
-    write_json(out, found)
+    write_json(out, found, instead="another --out")
     formula = to_infix(expression)
     return {"out": str(out), "name": name, "formula": formula, **found, "notices": notices}

@@ -3,17 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from autoproxy.commands.summary import read_summary
 from autoproxy.commands.workspace import Workspace, write_text
 from autoproxy.evaluation import Direction
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.measured import Archive
+
+ARCHIVE = "archive.csv"
+"""File in the folder of a run that is done, which goes where its ledger does not."""
 
 
 def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -> dict[str, Any]:
     """Return the best of what a run measured, and write all of it, where asked, as CSV.
 
     Args:
-        workspace: With the run.
+        workspace: With the run. Its ledger is read; where that is not here or has no such run, as
+            in a clone of a repository, the folder's own archive is.
         run: Name; None for the latest.
         top: How many are returned, the best first; values at low fidelity come last.
         out: File of all of them, one line a formula in the order of proposals.
@@ -23,13 +28,10 @@ def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -
         StorageError: The file cannot be written.
     """
     name = workspace.existing_run(run)
-    workspace, _ = workspace.at_ledger_of(name)
-    with Ledger.open(workspace.ledger) as ledger:
-        record = ledger.run(name)
-        found = Archive.of(ledger, name)
+    found, direction = _measured(workspace, name)
     if out is not None:
-        write_text(out, found.to_csv())
-    sign = -1.0 if record.config.get("direction") == Direction.MAXIMIZE.value else 1.0
+        write_text(out, found.to_csv(), instead="another --out")
+    sign = -1.0 if direction == Direction.MAXIMIZE.value else 1.0
     events = found.events
     ranked = sorted(events, key=lambda e: (-(e.fidelity or 0), sign * (e.value or 0.0), e.slot))
     return {
@@ -39,3 +41,15 @@ def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -
         "file": None if out is None else str(out),
         "best": [found.row(event) for event in ranked[:top]],
     }
+
+
+def _measured(workspace: Workspace, name: str) -> tuple[Archive, object]:
+    """Return what a run measured, and which direction is better."""
+    kept = workspace.run_folder(name) / ARCHIVE
+    if kept.is_file() and not workspace.has_ledger_of(name):
+        summary = read_summary(workspace, name)
+        text = kept.read_text(encoding="utf-8")
+        return Archive.from_csv(text, name), summary["objective"]["direction"]
+    workspace, _ = workspace.at_ledger_of(name)
+    with Ledger.open(workspace.ledger, read_only=True) as ledger:
+        return Archive.of(ledger, name), ledger.run(name).config.get("direction")

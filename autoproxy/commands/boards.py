@@ -7,7 +7,8 @@ from typing import Any
 
 from autoproxy.commands.plan import read_run_file
 from autoproxy.commands.summary import read_summary
-from autoproxy.commands.workspace import Workspace, write_text
+from autoproxy.commands.workspace import SUMMARY, Workspace, write_text
+from autoproxy.errors import ConfigError
 from autoproxy.ledger.archive import from_lines, identity, to_lines
 from autoproxy.ledger.leaderboard import Group, rank, to_csv, to_markdown
 from autoproxy.ledger.ledger import Ledger
@@ -47,18 +48,30 @@ def leaderboard_groups(workspace: Workspace) -> tuple[Group, ...]:
     held = workspace.place is not None or Path(workspace.ledger).is_file()
     rows: list[ReportRow] = []
     if held:
-        with Ledger.open(workspace.ledger) as ledger:
+        with Ledger.open(workspace.ledger, read_only=True) as ledger:
             rows = ledger.reports()
     return rank([*rows, *_further(workspace, rows)])
 
 
 def budgets(workspace: Workspace) -> dict[str, str]:
-    """Return what each run in the folder that is done has spent, in words, by its name."""
+    """Return what each run in the folder that is done has spent, in words, by its name.
+
+    Raises:
+        ConfigError: A run's folder cannot be read; the message says which.
+    """
     found = {}
     for run in workspace.done():
-        search = read_summary(workspace, run)["search"]
-        asked = read_run_file(workspace.run_folder(run) / "run.toml")["search"]
-        found[run] = f"{search['spent']:g} evaluations, seed {asked['seed']}"
+        folder = workspace.run_folder(run)
+        summary, tables = read_summary(workspace, run), read_run_file(folder / "run.toml")
+        try:
+            spent, seed = summary["search"]["spent"], tables["search"]["seed"]
+            found[run] = f"{spent:g} evaluations, seed {seed}"
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"run {run!r} cannot be read: {SUMMARY} and run.toml in {folder} lack {error} of "
+                "the search, or have something else there; restore them, write them anew with "
+                f"autoproxy resume {run}, or move the folder away"
+            ) from None
     return found
 
 

@@ -14,6 +14,7 @@ from autoproxy.export.formula import to_infix
 from autoproxy.language.canonical import canonical
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
+from autoproxy.language.types import Kind
 from autoproxy.ledger.ledger import Ledger
 
 
@@ -124,10 +125,20 @@ def _open_tasks(order: EvaluateOrder) -> object | None:
 def _check_kind(expression: Expression, space: str) -> None:
     asked = loading.space(space)
     if kind_of(expression) is not asked.root:
+        kind = kind_of(expression)
         raise ConfigError(
-            f"{expression} is of kind {kind_of(expression).value}, but space {asked.name!r} "
-            f"rates a {asked.root.value}; multiply by W, for example, to get a Weight"
+            f"{expression} is of kind {kind.value}, but space {asked.name!r} rates a "
+            f"{asked.root.value}; {_way_out(kind)}"
         )
+
+
+def _way_out(kind: Kind) -> str:
+    """Return what to do with a formula of a kind that the space does not rate."""
+    rated = [space.name for space in loading.every_space() if space.root is kind]
+    ways = [f"give a --space that rates a {kind.value}: {', '.join(rated)}"] if rated else []
+    if kind is not Kind.MODEL:
+        ways += ["multiply by W, for example, to get a Weight"]
+    return "; or ".join(ways)
 
 
 def _check_provided(asked: frozenset[str], provided: frozenset[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from autoproxy import plugins
-from autoproxy.errors import ConfigError
+from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Evaluator
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
@@ -240,9 +240,21 @@ def every_method() -> dict[str, Mapping[str, str]]:
     """
     found: dict[str, Mapping[str, str]] = {}
     for name in plugins.names("evaluator"):
-        with contextlib.suppress(ImportError, AttributeError):
+        with contextlib.suppress(AutoproxyError):
             found[name] = methods(name)
     return found
+
+
+def every_space() -> tuple[SearchSpace, ...]:
+    """Return all spaces that are installed, `importance` first, then by their plug-ins' names.
+
+    Those that cannot be loaded are passed by, as in `every_method`.
+    """
+    found = []
+    for name in sorted(plugins.names("space"), key=lambda name: (name != "importance", name)):
+        with contextlib.suppress(AutoproxyError):
+            found.append(space(name))
+    return tuple(found)
 
 
 def references(provider: Evaluator) -> Sequence[str]:

@@ -1,9 +1,11 @@
 """Metrics by any name: find, explain, export, and write the winner of a run."""
 
+import builtins
 import difflib
 import json
+import keyword
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from autoproxy.language.prediction import features
 from autoproxy.language.simplify import simplest, simplify
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
+from autoproxy.spaces import Baseline
 
 FORMS = ("py", "sympy", "latex", "infix", "json", "best-tree")
 
@@ -35,7 +38,7 @@ COLLECTOR = "prediction"
 
 
 def find_metric(
-    workspace: Workspace, word: str, space: str, besides: Collection[str] | None = None
+    workspace: Workspace, word: str, space: str | None, besides: Collection[str] | None = None
 ) -> tuple[str, Expression, dict[str, str]]:
     """Return name, expression and data sheet of what `word` stands for.
 
@@ -43,7 +46,8 @@ def find_metric(
         workspace: Where runs lie.
         word: Name of a hand-made metric of `space`, of a run, a metric's JSON file (ours, or a
             tree in Pruner-Zero's format), or an expression.
-        space: Name of the space whose hand-made metrics are looked at.
+        space: Name of the space whose hand-made metrics are looked at; None for all that are
+            installed, those of `importance` before others of their name.
         besides: Names of methods that could have been meant, for the message; None for those of
             all evaluators, of which it names the nearest.
 
@@ -51,7 +55,7 @@ def find_metric(
         ExpressionError: It is none of these; the message says where the text is malformed.
         ConfigError: The file or run cannot be read, or the word is a method, without a formula.
     """
-    baselines = {baseline.name: baseline for baseline in loading.space(space).baselines}
+    baselines = {one.name: one for one in reversed(_handmade(space))}
     if word in baselines:
         expression = canonical(baselines[word].expression)
         sheet = {"source": baselines[word].source}
@@ -70,10 +74,17 @@ def find_metric(
         methods = {*chain(*loading.every_method().values())} if besides is None else besides
         _refuse_method(word, methods)
         near = difflib.get_close_matches(word, methods) if besides is None else besides
-        known = [*baselines, *workspace.runs(), *near]
+        listed = difflib.get_close_matches(word, baselines) if space is None else baselines
+        known = [*listed, *workspace.runs(), *near]
         raise ConfigError(
             f"{unknown_name('metric', word, known)}\n(read as an expression: {error})"
         ) from None
+
+
+def _handmade(space: str | None) -> list[Baseline]:
+    """Return the hand-made metrics of a space, or of all of them; several may share a name."""
+    spaces = loading.every_space() if space is None else (loading.space(space),)
+    return [baseline for asked in spaces for baseline in asked.baselines]
 
 
 def asked_candidate(
@@ -165,23 +176,32 @@ _NEEDS = {
 }
 
 
-def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any]:
-    """Return what a metric is: forms, kinds, inputs, and what it orders like."""
+def explain_metric(workspace: Workspace, word: str, space: str | None) -> dict[str, Any]:
+    """Return what a metric is: forms, kinds, inputs, and what it orders like.
+
+    Args:
+        workspace: Where runs lie.
+        word: As `find_metric` takes it.
+        space: Name of the space whose hand-made metrics it is compared with; None for those of
+            all spaces.
+    """
     name, expression, sheet = find_metric(workspace, word, space)
-    of_networks = kind_of(expression) is Kind.MODEL
+    kind = kind_of(expression)
+    comparable = [one for one in _handmade(space) if kind_of(one.expression) is kind]
+    order = _order_of_networks if kind is Kind.MODEL else _order_of_weights
     return {
         "name": name,
         "text": str(expression),
         "formula": to_infix(expression),
         "latex": to_latex(expression),
         "key": key(expression),
-        "kind": kind_of(expression).value,
+        "kind": kind.value,
         "nonnegative": nonnegative(expression),
         "size": expression.size,
         "depth": expression.depth,
         "complexity": complexity(expression),
         "simplified": str(simplify(expression)),
-        **(_order_of_networks if of_networks else _order_of_weights)(expression, space),
+        **order(expression, comparable),
         "inputs": [
             {
                 "name": terminal.name,
@@ -196,34 +216,26 @@ def explain_metric(workspace: Workspace, word: str, space: str) -> dict[str, Any
     }
 
 
-def _order_of_weights(expression: Expression, space: str) -> dict[str, Any]:
+def _order_of_weights(expression: Expression, baselines: Iterable[Baseline]) -> dict[str, Any]:
     """Return what an importance orders like: within a row, and within a matrix."""
-    alike = [
-        baseline.name
-        for baseline in loading.space(space).baselines
-        if _row_order(baseline.expression) == _row_order(expression)
-    ]
+    order = _row_order(expression)
+    same = [one.name for one in baselines if _row_order(one.expression) == order]
     return {
         "orders_like": {
             "row": str(ordering(expression, Blindness.ROW)),
             "matrix": str(ordering(expression, Blindness.MATRIX)),
         },
-        "same_row_order_as": alike,
+        "same_row_order_as": list(dict.fromkeys(same)),
     }
 
 
-def _order_of_networks(expression: Expression, space: str) -> dict[str, Any]:
+def _order_of_networks(expression: Expression, baselines: Iterable[Baseline]) -> dict[str, Any]:
     """Return what a prediction orders networks like, and what it takes of each layer."""
     order = ordering(expression, Blindness.WHOLE)
-    alike = [
-        baseline.name
-        for baseline in loading.space(space).baselines
-        if kind_of(baseline.expression) is Kind.MODEL
-        and ordering(baseline.expression, Blindness.WHOLE) == order
-    ]
+    same = [one.name for one in baselines if ordering(one.expression, Blindness.WHOLE) == order]
     return {
         "orders_like": {"networks": str(order)},
-        "same_network_order_as": alike,
+        "same_network_order_as": list(dict.fromkeys(same)),
         "per_layer": [to_infix(feature) for feature in features(expression)],
     }
 
@@ -234,7 +246,7 @@ def oriented(sign: float) -> str:
 
 
 def export_metric(
-    workspace: Workspace, word: str | None, *, form: str, name: str | None, space: str
+    workspace: Workspace, word: str | None, *, form: str, name: str | None, space: str | None
 ) -> str:
     """Return a metric in one of `FORMS`, as text.
 
@@ -285,13 +297,15 @@ def _python(expression: Expression, name: str | None, found: str, sheet: Mapping
 
 
 def identifier(name: str) -> str:
-    """Return `name` as the name of a Python function.
+    """Return `name` as the name of a Python function, which hides none of Python's own.
 
-    >>> identifier("importance-starter-50-s0.2")
-    'importance_starter_50_s0_2'
+    >>> identifier("importance-starter-50-s0.2"), identifier("lambda"), identifier("max")
+    ('importance_starter_50_s0_2', 'lambda_metric', 'max_metric')
     """
     words = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
-    return words if words[:1].isalpha() else f"metric_{words}"
+    words = words if words[:1].isalpha() else f"metric_{words}"
+    own = keyword.iskeyword(words) or words in {*dir(builtins), "torch"}
+    return f"{words}_metric" if own else words
 
 
 def _row_order(expression: Expression) -> Expression:

@@ -1,6 +1,5 @@
 """The report of runs as a static site, and its figures as files for papers."""
 
-import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -51,12 +50,11 @@ def report(workspace: Workspace, run: str | None, *, every: bool, out: Path) -> 
         beside=runs,
         version=version("autoproxy"),
     )
-    if (out / MARK).is_file():
-        shutil.rmtree(out)  # not before what takes its place is made
-    with fresh_folder(out) as folder:
+    with fresh_folder(out, mark=MARK) as folder:
         for name, text in pages.items():
-            write_text(folder / name, text)
-        write_text(folder / MARK, "made by autoproxy report; it may be replaced\n")
+            write_text(folder / name, text, instead="another --out")
+        told = "made by autoproxy report; it may be replaced\n"
+        write_text(folder / MARK, told, instead="another --out")
     return {
         "runs": names,
         "pages": sorted(n for n in pages if n.endswith(".html")),
@@ -92,7 +90,7 @@ def plot(
     written = []
     for figure in [known[word] for word in figures] or known.values():
         path = out / f"{name}-{figure.name}.{form}"
-        write_bytes(path, picture(figure, form))
+        write_bytes(path, picture(figure, form), instead="another --out")
         written.append(str(path))
     return {"run": name, "figures": list(figures or known), "files": written}
 
@@ -142,11 +140,19 @@ def _chosen(workspace: Workspace, run: str | None, *, every: bool) -> list[str]:
 
 
 def _metrics(workspace: Workspace) -> list[Metric]:
-    """Return the exported metrics, by name."""
+    """Return the exported metrics, by name.
+
+    Raises:
+        ConfigError: A file beside them is none; the message has its name.
+    """
     found = []
     for path in sorted(workspace.metrics.glob("*.json")):
         source = path.with_suffix(".py")
         code = source.read_text(encoding="utf-8") if source.is_file() else ""
-        expression, sheet = from_json(read_json(path))
+        try:
+            expression, sheet = from_json(read_json(path))
+        except ConfigError as error:
+            told = str(error).removeprefix(f"{path} ")
+            raise ConfigError(f"{path}: {told}; or move it elsewhere") from None
         found.append(Metric(path.stem, str(expression), sheet, code))
     return found

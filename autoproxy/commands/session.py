@@ -1,7 +1,7 @@
 """One run from plan to leaderboard: baselines, search, random search, finals, report, export."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from autoproxy.commands.boards import write_leaderboard
 from autoproxy.commands.crew import Crew
 from autoproxy.commands.memory import LedgerMemory
 from autoproxy.commands.metrics import write_metric
+from autoproxy.commands.naming import check_free, check_ledger, check_name, default_name
 from autoproxy.commands.plan import Plan, make_plan
 from autoproxy.commands.progress import Clock, Progress, Show
 from autoproxy.commands.reporting import Named, Reporter, best_of
@@ -24,14 +25,14 @@ from autoproxy.commands.workspace import (
     RANDOM_SUFFIX,
     SUMMARY,
     Workspace,
-    name_after,
     write_json,
     write_text,
 )
-from autoproxy.errors import ConfigError
+from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
+from autoproxy.ledger.connection import without_account
 from autoproxy.ledger.hall_of_fame import HallOfFame
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.measured import Archive
@@ -69,15 +70,16 @@ class Session:
             AutoproxyError: Something that the user can mend; what was measured is kept.
         """
         self.workspace.prepare()
-        self._check_name()
         space = loading.space(self.plan.space)
+        asked = self.plan.name if self.run is None else None
+        if asked is not None:
+            check_name(self.workspace, asked, space)
         options = {"seed": self.plan.search.seed, **self.plan.options}
-        self.show(Progress("statistics"))
-        if not self.crew.alone and not self.plan.search.lag:
-            told = "workers wait where a generation ends; a run with --set lag=1 keeps them busy"
-            self.show(Progress("statistics", notice=told))
         with contextlib.ExitStack() as stack:
             ledger = stack.enter_context(Ledger.open(self.workspace.ledger))
+            if asked is not None:
+                check_ledger(ledger, asked)
+            self._greet(ledger)
             evaluator = stack.enter_context(
                 loading.evaluator(
                     self.plan.evaluator,
@@ -89,8 +91,10 @@ class Session:
             loading.check_terminals(space, evaluator)
             terminals = loading.needed_terminals(space, evaluator)
             evaluator.prepare(terminals)
-            name = self.run or self._new_name(space, evaluator.protocol())
-            stack.enter_context(self._new_folder(name))
+            name = self.run or asked or self._default_name(space, evaluator, ledger)
+            stack.enter_context(self.workspace.locked(name))
+            if self.run is None:  # once more: the statistics may have taken an hour
+                check_free(self.workspace, name)
             job = Job.of(
                 self.plan.evaluator,
                 options,
@@ -101,36 +105,26 @@ class Session:
             desk = stack.enter_context(self.crew.desk(evaluator, job))
             return _Run(self, name, space, _Open(evaluator, desk, ledger)).execute()
 
-    def _check_name(self) -> None:
-        """Refuse a name that a new run cannot have, before any long work."""
-        if self.run is not None or self.plan.name is None:
-            return
-        self.workspace.run_folder(self.plan.name)
-        if self.plan.name in self.workspace.runs():
-            raise ConfigError(
-                f"run {self.plan.name!r} exists in {self.workspace.folder}; go on with "
-                f"it: autoproxy resume {self.plan.name}; or give another --name"
+    def _greet(self, ledger: Ledger) -> None:
+        """Say that the work begins, and what is to be known of it."""
+        self.show(Progress("statistics"))
+        notices = []
+        if self.run is not None and self.run not in ledger.run_names():
+            notices.append(
+                f"the ledger {without_account(self.workspace.ledger)} has no run {self.run!r}: "
+                "what it measured is measured again, and what its folder holds written anew"
             )
+        if not self.crew.alone and not self.plan.search.lag:
+            told = "workers wait where a generation ends; a run with --set lag=1 keeps them busy"
+            notices.append(told)
+        for notice in notices:
+            self.show(Progress("statistics", notice=notice))
 
-    def _new_name(self, space: SearchSpace, protocol: Mapping[str, Any]) -> str:
-        if self.plan.name is not None:
-            return self.plan.name
-        taken = self.workspace.runs()
-        base = f"{name_after(space.name, protocol)}-s{self.plan.search.seed}"
-        number = 2
-        name = base
-        while name in taken:
-            name = f"{base}.{number}"
-            number += 1
-        return name
-
-    @contextlib.contextmanager
-    def _new_folder(self, name: str) -> Iterator[None]:
-        folder = self.workspace.run_folder(name)
-        self.workspace.remember_ledger(name)
-        write_text(folder / "run.toml", replace(self.plan, name=name).to_toml())
-        with self.workspace.locked(name):
-            yield
+    def _default_name(
+        self, space: SearchSpace, evaluator: loading.OpenEvaluator, ledger: Ledger
+    ) -> str:
+        seed = self.plan.search.seed
+        return default_name(self.workspace, ledger, space, evaluator.protocol(), seed)
 
 
 def resume_session(
@@ -173,6 +167,7 @@ class _Run:
         self._plan = session.plan
         self._workspace = session.workspace
         self._show = session.show
+        self._fresh = session.run is None
         self._name = name
         self._space = space
         self._evaluator = held.evaluator
@@ -183,15 +178,34 @@ class _Run:
         self._clocks: dict[str, Clock] = {}  # by run: its companion has time of its own
 
     def execute(self) -> dict[str, Any]:
-        """Do every stage and write what comes of it."""
+        """Do every stage and write what comes of it.
+
+        Raises:
+            KeyboardInterrupt: Somebody stopped it; its words say how to go on.
+        """
         self._begin(self._name, self._plan.search.strategy)
         try:
+            return self._whole()
+        except KeyboardInterrupt:
+            command = self._workspace.command(f"resume {self._name}")
+            raise KeyboardInterrupt(f"stopped; go on with: {command}") from None
+
+    def _whole(self) -> dict[str, Any]:
+        try:
+            self._keep_plan()
             summary = self._stages()
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self._stands(self._name, "interrupted")
             raise
+        self._board()
         return summary
+
+    def _keep_plan(self) -> None:
+        """Write what resumes the run; from here on its folder is a run's."""
+        self._workspace.remember_ledger(self._name)
+        plan = replace(self._plan, name=self._name)
+        write_text(self._workspace.run_folder(self._name) / "run.toml", plan.to_toml())
 
     def _stages(self) -> dict[str, Any]:
         baselines = self._measure_baselines()
@@ -242,7 +256,8 @@ class _Run:
                 status="running",
                 seconds=0.0,
                 summary=None,
-            )
+            ),
+            fresh=self._fresh,
         )
         self._clocks[name] = Clock(self._ledger.run(name).seconds)
 
@@ -415,7 +430,17 @@ class _Run:
             write_text(folder / "random.csv", companion.to_csv())
         write_metric(self._workspace, self._name, winner, summary)
         self._stands(self._name, "done", summary)
-        write_leaderboard(self._workspace, self._ledger)
+
+    def _board(self) -> None:
+        """Write the leaderboard; where other runs' files forbid it, this one is done all the same.
+
+        So an error here is told and undoes nothing.
+        """
+        try:
+            write_leaderboard(self._workspace, self._ledger)
+        except AutoproxyError as error:
+            told = f"the run is done, but the leaderboard could not be written: {error}"
+            self._show(Progress("report", notice=f"{told}; then write it: autoproxy leaderboard"))
 
 
 def _by_name(handmade: Sequence[Named]) -> dict[str, Expression | str]:

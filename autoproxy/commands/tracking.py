@@ -1,6 +1,7 @@
 """A run logged through somebody else's tool, such as TensorBoard."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoproxy.commands.progress import Progress
 from autoproxy.commands.session import Session
-from autoproxy.errors import ConfigError, unknown_name
+from autoproxy.errors import ConfigError, StorageError, unknown_name
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -60,6 +61,7 @@ class TensorBoard:
 
     Raises:
         ConfigError: TensorBoard is not installed.
+        StorageError: The folder cannot be made.
     """
 
     def __init__(self, folder: Path, tables: dict[str, dict[str, Any]]) -> None:
@@ -69,6 +71,15 @@ class TensorBoard:
             raise ConfigError(
                 "--track tensorboard needs TensorBoard, which is not installed; "
                 "pip install 'autoproxy[tensorboard]'"
+            ) from None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"--track tensorboard:{folder} cannot be written: {error.strerror or error}; "
+                "choose another folder"
             ) from None
         self._folder = folder
         self._asked = {

@@ -137,7 +137,8 @@ def verify(workspace: Workspace, order: VerifyOrder, show: Show) -> dict[str, An
 
     Returns:
         `tolerance`, `rows` (each with `row`, `verdict`, the largest relative `difference`,
-        `worst`, `values`, `reason`), `notes`, `agree` (none differs) and `stopped`.
+        `worst`, `values`, `reason`), `notes`, `agree` (all were verified, none
+        differs) and `stopped`.
 
     Raises:
         ConfigError: There are no such rows, or what was asked for by name cannot be measured here.
@@ -158,7 +159,7 @@ def verify(workspace: Workspace, order: VerifyOrder, show: Show) -> dict[str, An
         "tolerance": order.tolerance,
         "rows": rows,
         "notes": verifier.notes,
-        "agree": all(row["verdict"] != DIFFERS for row in rows),
+        "agree": bool(rows) and all(row["verdict"] in {SAME, CLOSE} for row in rows),
         "stopped": stopped,
     }
 

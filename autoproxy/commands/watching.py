@@ -75,11 +75,16 @@ class Sight:
 
 @contextlib.contextmanager
 def watching(workspace: Workspace, run: str | None) -> "Iterator[Watch]":
-    """Open the ledger to read, and watch `run` in it (default: the latest).
+    """Open the ledger of `run` (default: the latest) to read, and watch it there.
 
     Raises:
+        ConfigError: The ledger that it was begun in is not to be found.
         StorageError: There is no ledger or no such run.
     """
+    known = workspace.runs()
+    name = run or (known[-1] if known else None)
+    if name in known:
+        workspace, _ = workspace.at_ledger_of(str(name))
     with Ledger.open(workspace.ledger, read_only=True) as ledger:
         yield Watch(ledger, workspace, run)
 
@@ -106,6 +111,7 @@ class Watch:
         self.run = own[-1] if run is None else run
         self._ledger = ledger
         self._folder = workspace.run_folder(self.run)
+        self._go_on = workspace.command(f"resume {self.run}")
         self._reference: tuple[str, float] | None = None
 
     def looks(self, every: float) -> Iterator[Sight]:
@@ -127,7 +133,7 @@ class Watch:
             companion = self._ledger.standing(self.run + RANDOM_SUFFIX)
         silent = _silence(run, companion)
         at = self._progress(run, companion)
-        at = replace(at, warning=_warning(run, companion, silent))
+        at = replace(at, warning=_warning(run, companion, silent, self._go_on))
         return Sight(at, run.status, run.seconds, silent, str(self._folder / SUMMARY))
 
     def _progress(self, run: Standing, companion: Standing | None) -> Progress:
@@ -183,9 +189,8 @@ def _silence(run: Standing, companion: Standing | None) -> float:
     return max(0.0, (dt.datetime.now(dt.UTC) - latest).total_seconds())
 
 
-def _warning(run: Standing, companion: Standing | None, silent: float) -> str:
+def _warning(run: Standing, companion: Standing | None, silent: float, go_on: str) -> str:
     """Return what is wrong, and what to do; that nothing is heard does not mean that it died."""
-    go_on = f"autoproxy resume {run.run}"
     if run.status == "interrupted":
         return f"interrupted; go on with: {go_on}"
     now = companion or run

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from autoproxy.errors import ConfigError, StorageError, unknown_name
 from autoproxy.ledger.connection import without_account
+from autoproxy.ledger.ledger import Ledger
 
 SUMMARY = "summary.json"
 """File in a run's folder that says what it found; a run that is done has it."""
@@ -23,9 +25,15 @@ SUMMARY = "summary.json"
 RANDOM_SUFFIX = ".random"
 """The companion run of random search has the run's name with this at its end."""
 
+_USUAL = Path("results")
+"""The results folder where none is named."""
+
 _LEDGER = "ledger.sqlite"
 _LEDGER_NOTE = "ledger.txt"
 """File in a run's folder that says where its ledger is, where that is not the results folder."""
+
+_LONGEST = 80
+"""Characters of a name that is made, which leaves room for a seed and a number."""
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -72,6 +80,15 @@ class Workspace:
     def metrics(self) -> Path:
         """Discovered metrics as Python functions."""
         return self.folder / "metrics"
+
+    def command(self, words: str) -> str:
+        """Return a command for this folder, as it is typed.
+
+        >>> Workspace(Path("my runs")).command("resume mine")
+        "autoproxy resume mine --results 'my runs'"
+        """
+        place = "" if self.folder == _USUAL else f" --results {shlex.quote(str(self.folder))}"
+        return f"autoproxy {words}{place}"
 
     def prepare(self) -> None:
         """Make the folder and see that it can be written, before any long work.
@@ -163,6 +180,21 @@ class Workspace:
             )
         return replace(self, place=str(file)), f"the ledger of run {run!r} is {file}"
 
+    def has_ledger_of(self, run: str) -> bool:
+        """Return whether the ledger that `run` was begun in is at hand, and has it.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        try:
+            there, _ = self.at_ledger_of(run)
+        except ConfigError:
+            return False
+        if "://" not in str(there.ledger) and not Path(there.ledger).is_file():
+            return False
+        with Ledger.open(there.ledger, read_only=True) as ledger:
+            return run in ledger.run_names()
+
     @property
     def _ledger_note(self) -> str:
         """Where the ledger is: as seen from the results folder, since both may be moved."""
@@ -178,6 +210,7 @@ class Workspace:
         """
         lock = FileLock(self.run_folder(run) / "run.lock")
         try:
+            self.run_folder(run).mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise ConfigError(
@@ -197,32 +230,30 @@ def _age(path: Path) -> tuple[float, str]:
 
 
 @contextlib.contextmanager
-def fresh_folder(out: Path) -> Iterator[Path]:
+def fresh_folder(out: Path, *, mark: str | None = None) -> Iterator[Path]:
     """Fill a folder out of sight, and show it whole or not at all.
 
     Args:
-        out: The folder to be; it does not exist, or is empty.
+        out: The folder to be; it does not exist, is empty, or has the file `mark`.
+        mark: File of an earlier folder of this kind, which is replaced; None replaces nothing.
 
     Yields:
         A hidden sibling that becomes `out` when the block ends. After an error or an interruption
-        nothing is left of it; only a killed process leaves it, and never `out` itself.
+        nothing is left of it, and an earlier folder is as it was; only a killed process leaves
+        it, and never `out` itself.
 
     Raises:
-        ConfigError: There is something at `out`.
+        ConfigError: There is something else at `out`, or it is where the user is.
         StorageError: The place cannot be written, or an OSError ended the block.
     """
     out = out.resolve()
-    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        what = "holds files" if out.is_dir() else "is a file"
-        raise ConfigError(f"{out} {what}, and nothing is overwritten; choose another --out")
+    _check_replaceable(out, mark)
     made = [parent for parent in out.parents if not parent.exists()]
     hidden = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     try:
         hidden.mkdir(parents=True)
         yield hidden
-        if out.exists():
-            out.rmdir()  # empty, as seen above; if not any more, this fails
-        hidden.rename(out)
+        _put(hidden, out, mark)
     except BaseException as error:
         shutil.rmtree(hidden, ignore_errors=True)
         for parent in made:
@@ -236,16 +267,53 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def _check_replaceable(out: Path, mark: str | None) -> None:
+    here = Path.cwd()
+    if out == here or out in here.parents:
+        raise ConfigError(f"{out} is where you are, so it cannot be replaced; choose another --out")
+    if not out.exists() or (mark is not None and (out / mark).is_file()):
+        return
+    if not (out.is_dir() and next(out.iterdir(), None) is None):
+        what = "holds files" if out.is_dir() else "is a file"
+        raise ConfigError(f"{out} {what}, and nothing is overwritten; choose another --out")
+
+
+def _put(hidden: Path, out: Path, mark: str | None) -> None:
+    """Put a folder in its place; an earlier one goes when the new one stands there, no sooner."""
+    if mark is None or not (out / mark).is_file():
+        if out.exists():
+            out.rmdir()  # empty, as was seen; if not any more, this fails
+        hidden.rename(out)
+        return
+    aside = hidden.with_suffix(".old")
+    out.rename(aside)
+    try:
+        hidden.rename(out)
+    except BaseException:
+        aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+RESULTS = "another folder with --results DIR"
+"""What to choose where what cannot be written is in the results folder."""
+
+
+def write_text(path: Path, text: str, *, instead: str = RESULTS) -> None:
     """Write a whole file or nothing: a reader never sees a half.
+
+    Args:
+        path: Of the file; its folder is made.
+        text: Its content.
+        instead: What the user can choose where it cannot be written.
 
     Raises:
         StorageError: The disk is full or the place is read-only.
     """
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), instead=instead)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, instead: str = RESULTS) -> None:
     """Write a whole file or nothing, as `write_text` does."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -255,12 +323,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error, instead) from None
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, instead: str = RESULTS) -> None:
     """Write a mapping as readable JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n", instead=instead)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -277,10 +345,9 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         raise _unwritable(path, error) from None
 
 
-def _unwritable(path: Path, error: OSError) -> StorageError:
+def _unwritable(path: Path, error: OSError, instead: str = RESULTS) -> StorageError:
     return StorageError(
-        f"{path} cannot be written: {error.strerror or error}; free some space or choose "
-        "another folder with --results DIR"
+        f"{path} cannot be written: {error.strerror or error}; free some space or choose {instead}"
     )
 
 
@@ -291,9 +358,8 @@ def name_after(space: str, protocol: Mapping[str, Any]) -> str:
     'importance-org-llama-2-4'
     """
     words = [space, protocol.get("model", ""), protocol.get("condition", "")]
-    return "-".join(
-        "".join(c if c.isalnum() else "-" for c in str(word)).strip("-") for word in words
-    )
+    told = "-".join(re.sub("[^A-Za-z0-9]", "-", str(word)).strip("-") for word in words)
+    return told[:_LONGEST].lstrip("-") or "run"
 
 
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
@@ -307,7 +373,11 @@ def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for name, table in tables.items():
         lines += [f"[{name}]"]
-        # The JSON form of strings, numbers, booleans and their lists is also their TOML form.
-        lines += [f"{k} = {json.dumps(v)}" for k, v in table.items() if v is not None]
+        lines += [f"{k} = {_toml(v)}" for k, v in table.items() if v is not None]
         lines += [""]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML has it: as JSON, but without surrogates, and with DEL escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,5 +1,7 @@
 """A metric as a self-contained Python function of torch tensors."""
 
+import ast
+import builtins
 import keyword
 import re
 import textwrap
@@ -30,8 +32,9 @@ def python_source(expression: Expression, *, name: str, data_sheet: Mapping[str,
         data_sheet: Where it came from and what it was worth, as words for the docstring.
 
     Raises:
-        ConfigError: `name` cannot name a function, the metric reads nothing, or it is no
-            importance: a prediction is of a network and not of a layer.
+        ConfigError: `name` cannot name a function, or hides a word of Python's that its code uses;
+            the metric reads nothing, or it is no importance: a prediction is of a network and not
+            of a layer.
 
     >>> from autoproxy.language.parse import parse
     >>> source = python_source(parse("mul(abs(W), x_norm)"), name="wanda", data_sheet={})
@@ -62,7 +65,9 @@ Tensor:', 'def _mul(a: Tensor, b: Tensor) -> Tensor:']
     head = ['"""A metric discovered or exported by AutoProxy; it needs torch alone."""']
     head += ["", *(["import torch"] if any("torch." in h for h in helpers) else [])]
     head += ["from torch import Tensor"]
-    return "\n\n\n".join(["\n".join(head), "\n".join(function), *helpers]) + "\n"
+    source = "\n\n\n".join(["\n".join(head), "\n".join(function), *helpers]) + "\n"
+    _check_hides_nothing(name, source)
+    return source
 
 
 def check_name(name: str) -> None:
@@ -76,6 +81,16 @@ def check_name(name: str) -> None:
         raise ConfigError(
             f"{name!r} cannot name a function; use letters, digits and '_', beginning with a "
             "letter, and neither a word of Python's own nor torch or Tensor"
+        )
+
+
+def _check_hides_nothing(name: str, source: str) -> None:
+    """See that a function beside its helpers hides no builtin from them, nor from its example."""
+    used = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+    if name in {*used, "tuple"} & {*dir(builtins)}:
+        raise ConfigError(
+            f"{name!r} cannot name this function, because its own code calls Python's {name}; give "
+            f"another --name, such as {name}_metric"
         )
 
 

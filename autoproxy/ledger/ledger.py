@@ -104,6 +104,12 @@ class Ledger:
         look = self._version if read_only else self._made_or_mended
         with self._spoken(), self._engine.begin() as connection:  # a server that is not there is
             found = look(connection)  # an error now, before any work
+        if read_only and found is not None and OLDEST <= found < SCHEMA_VERSION:
+            raise StorageError(
+                f"the ledger {self._where} has schema version {found}, and is only read here; "
+                f"bring it to version {SCHEMA_VERSION} first: autoproxy leaderboard, with its "
+                "--results DIR or --ledger PLACE"
+            )
         if found != SCHEMA_VERSION:
             raise StorageError(
                 f"the ledger {self._where} has schema version {found}, this program reads "
@@ -186,17 +192,31 @@ class Ledger:
         self._insert(PROTOCOLS, {"protocol": digest, "content": dict(protocol)})
         return digest
 
-    def begin_run(self, record: RunRecord) -> None:
+    def begin_run(self, record: RunRecord, *, fresh: bool = False) -> None:
         """Store that a run has begun, or goes on.
 
+        Args:
+            record: The run.
+            fresh: Whether it is a new one, whose name nobody may have had.
+
         Raises:
-            StorageError: The ledger has a run of that name with another seed, space, evaluator
-                or protocol.
+            StorageError: The ledger has a run of that name, which is to be new; or one with
+                another seed, space, evaluator or protocol.
         """
         row = run_row(record, self.remember_protocol(record.protocol))
-        if not self._insert(RUNS, row):
-            self._check_same(record)
-            self.update_run(record.run, status=record.status)
+        if self._insert(RUNS, row):
+            return
+        if fresh:
+            raise StorageError(self.has_run(record.run))
+        self._check_same(record)
+        self.update_run(record.run, status=record.status)
+
+    def has_run(self, run: str) -> str:
+        """Return what to tell who wants to begin a run whose name is taken."""
+        return (
+            f"the ledger {self._where} has a run {run!r} already; go on with it: autoproxy resume "
+            f"{run}; or give another --name"
+        )
 
     def _check_same(self, record: RunRecord) -> None:
         known = self.run(record.run)

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from autoproxy.columns import PRUNING, columns_of, ends
-from autoproxy.evaluation import Direction
+from autoproxy.evaluation import Direction, content_hash
 from autoproxy.ledger.leaderboard import Entry, Group
 from autoproxy.report.charts import COLOURS, ROW, TALL, Figure, data, fixed_colours, some_colours
 from autoproxy.report.data import formula_of
@@ -155,22 +155,24 @@ def _order(found: Mapping[str, Any], suffix: str) -> Figure:
 
 
 def curves(groups: Iterable[Group]) -> list[Figure]:
-    """Return perplexity against sparsity, one figure for all else that is equal.
+    """Return perplexity against sparsity, one figure for all else of the protocol that is equal.
 
     Only metrics that were measured at two sparsities or more are drawn. Each sparsity has a
     discovered metric of its own, so the best of them are one line.
     """
-    families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    families: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for group in groups:
         share = _sparsity(group.protocol)
         if share is None:
             continue
-        said = tuple(str(group.protocol.get(word, "")) for word in _FAMILY)
-        families.setdefault(said, []).extend(
+        said = {name: value for name, value in group.protocol.items() if name != "condition"}
+        _, rows = families.setdefault(content_hash(said), (said, []))
+        rows += [
             {"metric": name, "sparsity": share, **_point(entry.to_json())}
             for name, entry in _series(group).items()
-        )
-    found = [_curve(dict(zip(_FAMILY, said, strict=True)), rows) for said, rows in families.items()]
+        ]
+    apart = _apart([said for said, _ in families.values()])
+    found = [_curve(said, rows, apart) for said, rows in families.values()]
     return [
         Figure(f"curves-{number}", figure.title, figure.caption, figure.chart)
         for number, figure in enumerate(filter(None, found), 1)
@@ -188,7 +190,18 @@ def _series(group: Group) -> dict[str, Entry]:
 
 
 _FOUND = ("discovered", "random-search")
-_FAMILY = ("model", "group", "mode", "allocation", "text", "tokens", "length", "calibration")
+_TITLE = ("model", "group", "text", "tokens", "calibration")
+"""Entries of a protocol that a curve's title and caption have anyway."""
+
+
+def _apart(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the entries in which protocols differ, but for those that every title has."""
+    names = dict.fromkeys(name for protocol in protocols for name in protocol)
+    return [
+        name
+        for name in names
+        if name not in _TITLE and len({repr(protocol.get(name)) for protocol in protocols}) > 1
+    ]
 
 
 def _sparsity(protocol: Mapping[str, Any]) -> float | None:
@@ -205,7 +218,10 @@ def _point(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"perplexity": value, "low": low, "high": high, "formula": formula_of(entry)}
 
 
-def _curve(what: Mapping[str, str], rows: list[dict[str, Any]]) -> Figure | None:
+def _curve(
+    what: Mapping[str, Any], rows: list[dict[str, Any]], apart: Sequence[str]
+) -> Figure | None:
+    """Return the figure of one family, or None; its caption has in which entries it may differ."""
     several = {
         name
         for name in {row["metric"] for row in rows}
@@ -233,6 +249,8 @@ def _curve(what: Mapping[str, str], rows: list[dict[str, Any]]) -> Figure | None
         ),
         tooltip=["metric:N", "formula:N", "sparsity:Q", "perplexity:Q", "low:Q", "high:Q"],
     )
+    said = {word: what.get(word, "") for word in _TITLE}
+    others = ", ".join(f"{name} {what[name]}" for name in apart if name in what)
     value = alt.Y("perplexity:Q", scale=alt.Scale(type="log", nice=False))
     lines = base.mark_line(point=True).encode(
         y=value, strokeDash=alt.StrokeDash("metric:N", scale=alt.Scale(domain=names), title=None)
@@ -240,8 +258,9 @@ def _curve(what: Mapping[str, str], rows: list[dict[str, Any]]) -> Figure | None
     bars = base.mark_rule().encode(y=alt.Y("low:Q", title="perplexity"), y2="high")
     return Figure(
         "curves",
-        f"Perplexity against sparsity: {what['model']}, per {what['group']}",
-        f"On {what['text']}, {what['tokens']} tokens, calibrated on {what['calibration']}; bars "
-        "are 95 % intervals over calibration draws. Discovered: the best found for each sparsity.",
+        f"Perplexity against sparsity: {said['model']}, per {said['group']}",
+        f"On {said['text']}, {said['tokens']} tokens, calibrated on {said['calibration']}; bars "
+        "are 95 % intervals over calibration draws. Discovered: the best found for each sparsity."
+        + (f" Measured with {others}." if others else ""),
         (lines + bars).properties(width="container", height=TALL),
     )

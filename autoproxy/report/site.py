@@ -1,6 +1,7 @@
 """The report as a static site: a mapping from file names to their text, for runs and boards."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -78,8 +79,9 @@ def site(
         content = _run(run, beside, made_by.get(run.name))
         pages[f"runs/{run.name}.html"] = _page("run.html", "../", version, **content)
     names = {run.name for run in runs}
+    known = names | {run.name for run in beside}
     for metric in metrics:
-        content = _metric(metric, groups, names)
+        content = _metric(metric, groups, names, known)
         pages[f"metrics/{metric.name}.html"] = _page("metric.html", "../", version, **content)
     return {**pages, **_assets()}
 
@@ -322,9 +324,13 @@ def _values(columns: Sequence[Any], entry: Mapping[str, Any]) -> list[dict[str, 
     return [_cell(text, order=order) for text, order in zip(shown, orders, strict=True)]
 
 
-def _metric(metric: Metric, groups: Sequence[Group], runs: set[str]) -> dict[str, Any]:
+def _metric(
+    metric: Metric, groups: Sequence[Group], pages: set[str], runs: set[str]
+) -> dict[str, Any]:
+    """Return what a metric's page says; `runs` are those that an export can name."""
     expression = parse(metric.text)
     run = metric.sheet.get("source run")
+    asked = [run] if run in runs else [metric.text, "--name", metric.name]
     rows = [
         _row(
             _cell(f"{place} of {len(group.entries)}", order=place),
@@ -340,7 +346,8 @@ def _metric(metric: Metric, groups: Sequence[Group], runs: set[str]) -> dict[str
         "name": metric.name,
         "math": _math(expression),
         "formula": to_infix(expression),
-        "run": run if run in runs else None,
+        "run": run if run in pages else None,
+        "export": shlex.join(["autoproxy", "export", *asked, "--out", f"{metric.name}.py"]),
         "said": f"Text form: {metric.text}",
         "sheet": list(metric.sheet.items()),
         "inputs": [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from autoproxy.errors import ConfigError, unknown_name
+from autoproxy.seeding import MOST_SEED
 from autoproxy.sieve.tiers import TIERS
 
 STRATEGIES = ("evolve", "random")
@@ -122,6 +123,7 @@ class SearchConfig:
 
 
 _RANGES: Mapping[str, tuple[float, float]] = {
+    "seed": (0, MOST_SEED),
     "evaluations": (1, 1e9),
     "minutes": (0.01, 1e6),
     "islands": (1, 1000),

@@ -263,6 +263,16 @@ def test_a_name_that_is_used_inside_changes_nothing(name: str) -> None:
     assert bits(function(*arguments(expression, values()))) == bits(engine(expression))
 
 
+@pytest.mark.parametrize("name", ["max", "tuple"])
+def test_a_name_that_hides_what_the_code_calls_is_refused(name: str) -> None:
+    expression = parse("pz_zsn(abs(W))")
+    with pytest.raises(ConfigError, match=f"calls Python's {name}; .*such as {name}_metric"):
+        python_source(expression, name=name, data_sheet={})
+    source = python_source(expression, name=f"{name}_metric", data_sheet={})
+    function: Any = getattr(run_source(source, name), f"{name}_metric")
+    assert bits(function(*arguments(expression, values()))) == bits(engine(expression))
+
+
 def test_what_reads_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="reads nothing"):
         python_source(parse("add(1, 2)"), name="f", data_sheet={})

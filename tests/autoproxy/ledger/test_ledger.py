@@ -184,6 +184,14 @@ def test_a_run_that_goes_on_keeps_what_was_known(ledger):
     assert ledger.run("a") == replace(record(), seconds=5.0)
 
 
+def test_a_new_run_cannot_have_the_name_of_another(ledger):
+    ledger.begin_run(record(), fresh=True)
+    ledger.update_run("a", status="done", seconds=5.0)
+    with pytest.raises(StorageError, match="autoproxy resume a; or give another --name"):
+        ledger.begin_run(record(), fresh=True)
+    assert ledger.run("a") == replace(record(), status="done", seconds=5.0)
+
+
 def test_runs_are_listed_oldest_first(ledger):
     for name in ("z", "a", "m"):
         ledger.begin_run(record(name))

@@ -243,6 +243,25 @@ def test_each_sparsity_has_a_discovered_metric_of_its_own() -> None:
     assert sorted(drawn) == [(pytest.approx(100 / 3), "square(W)"), (50.0, "abs(W)")]
 
 
+def test_a_curve_joins_no_values_of_different_protocols() -> None:
+    def of(torch: str) -> list[ReportRow]:
+        return [
+            replace(row, protocol={**row.protocol, "text_hash": "h", "torch": torch})
+            for row in ROWS
+            if row.name == "wanda"
+        ]
+
+    (alone,) = curves(rank(of("2.4")))
+    one, other = curves(rank([*of("2.4"), *of("2.13")]))
+    assert [len(next(iter(f.chart.to_dict()["datasets"].values()))) for f in (one, other)] == [2, 2]
+    assert {f.caption.removeprefix(alone.caption) for f in (one, other)} == {
+        " Measured with torch 2.4.",
+        " Measured with torch 2.13.",
+    }
+    half, rest = (row for row in of("2.4") if row.seed == 0)
+    assert curves(rank([half, replace(rest, protocol={**rest.protocol, "text_hash": "i"})])) == []
+
+
 def test_a_curve_s_bars_are_the_intervals_over_draws() -> None:
     rows = [row for row in ROWS if row.name == "wanda"]
     again = replace(rows[0], seed=1, values={**rows[0].values, "perplexity": 64.0})
