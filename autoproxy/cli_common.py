@@ -12,12 +12,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from autoproxy.seeding import MOST_SEED
-
 
 def seed_option(told: str) -> Any:
     """Return the option of a seed, with the range that every seed has."""
-    return typer.Option(min=0, max=MOST_SEED, help=told)
+    return typer.Option(callback=_check_seed, help=told)
+
+
+def _check_seed(seed: int | None) -> int | None:
+    from autoproxy.seeding import MOST_SEED
+
+    if seed is not None and not 0 <= seed <= MOST_SEED:
+        raise typer.BadParameter(f"{seed} is not in the range 0<=x<={MOST_SEED}.")
+    return seed
 
 
 Results = Annotated[Path, typer.Option("--results", help="Folder of ledger, runs and boards.")]

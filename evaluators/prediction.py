@@ -621,14 +621,9 @@ class PredictionEvaluator:
 
     @cached_property
     def _table(self) -> Matrix:
-        """What is known of each configuration, once; depth, width and size come first."""
-        architectures = self.benchmark.architectures
-        table = np.array(
-            [self._columns(a, size) for a, size in zip(architectures, self._params, strict=True)]
-        )
-        # A ridge would penalise a column less for standing there twice.
-        _, places = np.unique(table, axis=1, return_index=True)
-        return table[:, sorted({0, 1, 2, *places.tolist()})]
+        """What is known of each configuration; depth, width and size come first."""
+        pairs = zip(self.benchmark.architectures, self._params, strict=True)
+        return np.array([self._columns(architecture, size) for architecture, size in pairs])
 
     def _reference(self, name: str, places: Indices) -> Vector:
         """Return what depth, width and size alone say, or a regression on all labels seen."""

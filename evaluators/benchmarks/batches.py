@@ -41,7 +41,7 @@ def batch_of(benchmark: Benchmark, sequences: int, tokens: int, seed: int) -> Te
 def text_hash(benchmark: Benchmark) -> str | None:
     """Return the hash of all ids that batches are cut from; None where they are drawn.
 
-    The topics are of this version of Python, and a tokenizer is a file: a name tells neither.
+    A release may ship another text, and a tokenizer is a file: a name tells neither.
     """
     return None if benchmark.text == "zipf" else _hash(benchmark.text)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import pydoc_data.topics
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,12 @@ from autoproxy.language.parse import parse
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import cache, networks, scoring
+from evaluators import text as text_module
 from evaluators.benchmarks import batches
 from evaluators.benchmarks.batches import batch_of
 from evaluators.benchmarks.table import Benchmark, open_benchmark
 from evaluators.scoring import Gathering, Reader, Scorer, scaled
 from evaluators.sites import Sampling, Site, collect
-from evaluators.text import topics
 from tests.evaluators.tables import starter_rows, write
 
 Matrix = NDArray[np.float64]
@@ -173,7 +172,7 @@ def test_what_a_model_is_by_its_numbers(decoders: Benchmark, scorer: Scorer) -> 
 def test_what_is_kept_is_of_one_text_one_torch_and_one_code(
     decoders: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names stay what they are when Python's topics, torch or a network's code change."""
+    """Names stay what they are when the text, torch or a network's code change."""
 
     def key() -> str:
         scoring.sources.cache_clear()
@@ -184,9 +183,9 @@ def test_what_is_kept_is_of_one_text_one_torch_and_one_code(
     first = key()
     assert key() == first
     found = {first}
-    topic = next(name for name in pydoc_data.topics.topics if shares(name))
+    (tmp_path / "calibration.txt").write_text("another text\n" * 999, encoding="utf-8")
     with monkeypatch.context() as patch:
-        patch.setitem(pydoc_data.topics.topics, topic, "another text\n" * 999)
+        patch.setattr(text_module, "TOPICS", tmp_path)
         found.add(key())
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "9.9")
@@ -199,12 +198,6 @@ def test_what_is_kept_is_of_one_text_one_torch_and_one_code(
         found.add(key())
     assert len(found) == 4
     assert key() == first
-
-
-def shares(topic: str) -> bool:
-    """Return whether a topic is part of the text that batches are cut from."""
-    words: str = pydoc_data.topics.topics[topic]
-    return len(words) > 999 and words.strip()[:200] in topics("calibration").content
 
 
 def test_terminals_that_few_layers_have_are_read_where_they_are(
