@@ -3,7 +3,7 @@
 import ast
 import builtins
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autoproxy.errors import ConfigError
@@ -105,19 +105,13 @@ def sampling_matters(expression: Expression, sheet: Mapping[str, str]) -> str | 
     'the search read erank on 32 outputs of each layer at most; on all it may order otherwise'
     >>> sampling_matters(parse("layers_sum(all_norm(W))"), {"rows": "32"})
     """
-    found = sorted({node.head for node in _nodes(expression) if _of_outputs(node)})
+    found = sorted({node.head for node in expression.walk() if _of_outputs(node)})
     if "rows" not in sheet or not found:
         return None
     return (
         f"the search read {', '.join(found)} on {plain(sheet['rows'])} outputs of each layer at "
         "most; on all it may order otherwise"
     )
-
-
-def _nodes(node: Expression) -> Iterator[Expression]:
-    yield node
-    for operand in node.operands:
-        yield from _nodes(operand)
 
 
 def _of_outputs(node: Expression) -> bool:
