@@ -55,6 +55,12 @@ class Layer:
         return part.T if self.turned else part
 
 
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """Return the module that gives last hidden states; a head may lie around a part of the base."""
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers 5.23
+    return decoder
+
+
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder layers of a model, first to last.
 
@@ -134,8 +140,7 @@ def weights_of(layers: Mapping[str, Layer]) -> dict[str, Tensor]:
 
 
 def _stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers 5.23
-    inside = set(decoder.modules())  # a model that sees images has a stack for them, too
+    inside = set(decoder_of(model).modules())  # a model that sees images has a stack for them, too
     stacks = [
         (name, module)
         for name, module in model.named_modules()

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,8 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from autoproxy.errors import ModelError
+from evaluators.layers import decoder_of
+from evaluators.walk import replaced
 
 CHUNK = 256
 """Positions whose logits over the full vocabulary are held at a time, in float32."""
@@ -132,7 +133,8 @@ def output_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
     def logits(hidden: Tensor) -> Tensor:
         ids = torch.ones(1, len(hidden), dtype=torch.long, device=model.device)  # of no matter
-        with _answered(model, dataclasses.replace(answer, last_hidden_state=hidden.unsqueeze(0))):
+        given = dataclasses.replace(answer, last_hidden_state=hidden.unsqueeze(0))
+        with replaced([decoder_of(model)], lambda *_: given):
             found: Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
         return found
 
@@ -163,17 +165,11 @@ def _few_tokens(model: PreTrainedModel) -> Tensor:
     return torch.arange(1, 9, device=model.device)
 
 
-def _decoder(model: PreTrainedModel) -> nn.Module:
-    """Return the module that gives last hidden states; a head may lie around a part of the base."""
-    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers 5.23
-    return decoder
-
-
 @torch.inference_mode()
 def _whole(model: PreTrainedModel) -> tuple[Tensor, Any]:
     """Return the model's logits of a few tokens, and what its decoder gives, empty."""
     seen: list[Any] = []
-    handle = _decoder(model).register_forward_hook(lambda *called: seen.append(called[2]))
+    handle = decoder_of(model).register_forward_hook(lambda *called: seen.append(called[2]))
     try:
         ids = _few_tokens(model).unsqueeze(0)
         logits: Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
@@ -183,17 +179,6 @@ def _whole(model: PreTrainedModel) -> tuple[Tensor, Any]:
     if not isinstance(given, ModelOutput):
         raise _untold(model)
     return logits, type(given)()
-
-
-@contextmanager
-def _answered(model: PreTrainedModel, answer: object) -> Iterator[None]:
-    """Let `answer` be what the decoder computes, for the block."""
-    decoder: Any = _decoder(model)
-    decoder.forward = lambda *_, **__: answer
-    try:
-        yield
-    finally:
-        del decoder.forward
 
 
 @torch.inference_mode()

@@ -107,8 +107,8 @@ class Walk:
     def _answered(self, stub: "Stub") -> AbstractContextManager[None]:
         """Let `stub` answer instead of the decoder layers, as the model takes it, for the block."""
         if self._wrapped:
-            return _replaced(self._layers, lambda *called: (stub(*called),))
-        return _replaced(self._layers, stub)
+            return replaced(self._layers, lambda *called: (stub(*called),))
+        return replaced(self._layers, stub)
 
 
 class _UnwrappedError(Exception):
@@ -170,14 +170,14 @@ Stub = Callable[[int, tuple[Any, ...], dict[str, Any]], object]
 
 
 @contextmanager
-def _replaced(layers: Sequence[nn.Module], stub: Stub) -> Iterator[None]:
-    """Let `stub(number, args, kwargs)` answer instead of each decoder layer, for the block."""
+def replaced(modules: Sequence[nn.Module], stub: Stub) -> Iterator[None]:
+    """Let `stub(number, args, kwargs)` answer instead of each module, for the block."""
 
     def answer(number: int) -> Callable[..., object]:
         return lambda *args, **kwargs: stub(number, args, kwargs)
 
     with ExitStack() as stack:
-        for number, layer in enumerate(layers):
-            layer.forward = answer(number)
-            stack.callback(delattr, layer, "forward")
+        for number, module in enumerate(modules):
+            module.forward = answer(number)
+            stack.callback(delattr, module, "forward")
         yield
