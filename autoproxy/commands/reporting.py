@@ -127,8 +127,8 @@ class Reporter:
     def _known(self, metric: Named, seed: int) -> ReportRow | None:
         """Return the row of this metric, reusing what was measured under another name."""
         digest = metric.key
-        for row in self._ledger.reports():
-            if (row.key, row.seed, dict(row.protocol)) == (digest, seed, dict(self._protocol)):
+        for row in self._on_record():
+            if (row.key, row.seed) == (digest, seed):
                 if (row.role, row.name) == (metric.role, metric.name):
                     return row
                 copy = self._row(metric, seed, row.values)
@@ -137,8 +137,8 @@ class Reporter:
         return None
 
     def _dense_rows(self) -> list[ReportRow]:
-        for row in self._ledger.reports():
-            if row.role == "dense" and dict(row.protocol) == dict(self._protocol):
+        for row in self._on_record():
+            if row.role == "dense":
                 return [row]
         dense = self._condition.dense()
         if dense is None:
@@ -156,6 +156,11 @@ class Reporter:
         )
         self._ledger.add_reports([row])
         return [row]
+
+    def _on_record(self) -> list[ReportRow]:
+        """Return what the ledger has under this protocol, by whatever run and name."""
+        own = dict(self._protocol)
+        return [row for row in self._ledger.reports() if dict(row.protocol) == own]
 
     def _row(self, metric: Named, seed: int, values: Mapping[str, float]) -> ReportRow:
         expression = None if metric.expression is None else canonical(metric.expression)
