@@ -4,13 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from autoproxy.commands.summary import read_summary
-from autoproxy.commands.workspace import Workspace, write_text
+from autoproxy.commands.workspace import ARCHIVE, Workspace, write_text
 from autoproxy.evaluation import Direction
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.measured import Archive
-
-ARCHIVE = "archive.csv"
-"""File in the folder of a run that is done, which goes where its ledger does not."""
 
 
 def archive(workspace: Workspace, run: str | None, top: int, out: Path | None) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 from autoproxy.commands.boards import leaderboard_groups
 from autoproxy.commands.summary import read_summary
 from autoproxy.commands.workspace import (
+    ARCHIVE,
+    RANDOM_ARCHIVE,
     RANDOM_SUFFIX,
     Workspace,
     fresh_folder,
@@ -111,8 +113,8 @@ def read_run(workspace: Workspace, name: str) -> Run:
         name,
         read_summary(workspace, name),
         manifest if isinstance(manifest, dict) else {},
-        _archive(folder / "archive.csv", name),
-        _archive(folder / "random.csv", name + RANDOM_SUFFIX),
+        _archive(folder / ARCHIVE, name),
+        _archive(folder / RANDOM_ARCHIVE, name + RANDOM_SUFFIX),
     )
 
 

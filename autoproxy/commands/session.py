@@ -22,6 +22,8 @@ from autoproxy.commands.summary import Findings, Reported, summarise
 from autoproxy.commands.telling import Teller
 from autoproxy.commands.worker import Job
 from autoproxy.commands.workspace import (
+    ARCHIVE,
+    RANDOM_ARCHIVE,
     RANDOM_SUFFIX,
     SUMMARY,
     Workspace,
@@ -424,10 +426,10 @@ class _Run:
         }
         write_json(folder / "manifest.json", manifest)
         write_json(folder / SUMMARY, summary)
-        write_text(folder / "archive.csv", Archive.of(self._ledger, self._name).to_csv())
+        write_text(folder / ARCHIVE, Archive.of(self._ledger, self._name).to_csv())
         if summary["random_search"]:
             companion = Archive.of(self._ledger, self._name + RANDOM_SUFFIX)
-            write_text(folder / "random.csv", companion.to_csv())
+            write_text(folder / RANDOM_ARCHIVE, companion.to_csv())
         write_metric(self._workspace, self._name, winner, summary)
         self._stands(self._name, "done", summary)
 

@@ -22,6 +22,12 @@ from autoproxy.ledger.ledger import Ledger
 SUMMARY = "summary.json"
 """File in a run's folder that says what it found; a run that is done has it."""
 
+ARCHIVE = "archive.csv"
+"""File in the folder of a run that is done, which goes where its ledger does not."""
+
+RANDOM_ARCHIVE = "random.csv"
+"""The same of its companion run of random search, if there was one."""
+
 RANDOM_SUFFIX = ".random"
 """The companion run of random search has the run's name with this at its end."""
 
