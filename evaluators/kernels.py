@@ -8,6 +8,7 @@ Masks are bytes here, 1 = keep, or bits as numpy packs them. Ties are dropped fr
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,17 +37,8 @@ _CHUNK = 2048
 """Weights that are looked at and then written while they are in the first cache."""
 
 
-def _jit(loop: Any) -> Any:
+def _jit(loop: Any, **options: Any) -> Any:
     """Compile a loop when it is first called; without Numba it is never called."""
-    return _compiled(loop)
-
-
-def _jit_sum(loop: Any) -> Any:
-    """Compile a loop whose sum may be taken in any order."""
-    return _compiled(loop, fastmath={"reassoc"})
-
-
-def _compiled(loop: Any, **options: Any) -> Any:
     if not AVAILABLE:
         return loop
     try:
@@ -65,7 +57,7 @@ def all_finite(values: Floats) -> bool:
     return bool(most < np.uint32(0x7F800000))
 
 
-@_jit_sum
+@partial(_jit, fastmath={"reassoc"})  # its sum may be taken in any order
 def _size(values: Floats) -> np.float32:
     """Return the sum of absolute values, about: it says only where to look."""
     size = _F(0.0)
