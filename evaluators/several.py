@@ -59,20 +59,17 @@ class SeveralEvaluator:
         self, configs: Sequence[PruningConfig], *, cache: Path, notice: Callable[[str], None]
     ) -> None:
         _check(configs)
-        loaded: dict[tuple[str, str, str], LoadedModel] = {}
-        spare: dict[tuple[str, str, str], dict[str, Tensor]] = {}
+        held: dict[tuple[str, str, str], tuple[LoadedModel, dict[str, Tensor]]] = {}
         self.conditions: list[PruningEvaluator] = []
         for config in configs:
             which = (config.model, config.device, config.dtype)
-            if which not in loaded:
+            if which not in held:
                 model, device, dtype = which
                 check_loading(model, device=device, dtype=dtype)
-                loaded[which] = load_model(model, device=device, dtype=dtype)
-            copies = spare.setdefault(which, {})
+                held[which] = load_model(model, device=device, dtype=dtype), {}
+            loaded, spare = held[which]
             self.conditions.append(
-                PruningEvaluator(
-                    config, cache=cache, notice=notice, loaded=loaded[which], spare=copies
-                )
+                PruningEvaluator(config, cache=cache, notice=notice, loaded=loaded, spare=spare)
             )
         self._reference: dict[tuple[int, float], float] = {}
         self._keep_apart()
