@@ -242,15 +242,21 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert outcome_of_run(tmp_path) == outcome_of_run(place.results)
 
 
+def hours_ahead(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a number in a list: by so many hours the clock is ahead from now on."""
+    hours = [0]
+    made = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: made() + 3600 * hours[0])
+    return hours
+
+
 def test_the_time_of_a_run_is_that_of_its_whole_life(
     place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An hour passes with every measurement; so does each before and after an interruption."""
     from evaluators.pruning import PruningEvaluator
 
-    hours = [0]
-    made = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: made() + 3600 * hours[0])
+    hours = hours_ahead(monkeypatch)
     measure = PruningEvaluator.measure
 
     def slow(self: Any, expressions: Any, fidelity: float) -> Any:
@@ -286,9 +292,7 @@ def test_a_search_that_time_ended_is_over_when_what_follows_was_interrupted(
     from autoproxy.commands import session
     from evaluators.pruning import PruningEvaluator
 
-    hours = [0]
-    made = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: made() + 3600 * hours[0])
+    hours = hours_ahead(monkeypatch)
     measure, finals = PruningEvaluator.measure, session.finalists
     searched: list[int] = []
 
