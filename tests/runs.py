@@ -82,10 +82,17 @@ def flags(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def summary_of(results: Path, run: str = "tiny-run") -> dict[str, Any]:
+    """Return what a run that is done says it found."""
+    text = (results / "runs" / run / "summary.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 def outcome_of_run(results: Path, run: str = "tiny-run") -> dict[str, Any]:
     """Return all that a run says and leaves, but for times, counts of recalls and versions."""
     folder = results / "runs" / run
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(results, run)
     del summary["seconds"]
     for part in ("search", "random_search"):
         if summary[part]:

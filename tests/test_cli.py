@@ -32,7 +32,16 @@ from evaluators.prediction import PredictionEvaluator
 from search_spaces.importance import BASELINES
 from tests.autoproxy.export.drawn import arguments, inputs
 from tests.evaluators.tiny import edit_json
-from tests.runs import EVALUATORS, SEARCH, SPACES, flags, outcome_of_run, rows, write_run_file
+from tests.runs import (
+    EVALUATORS,
+    SEARCH,
+    SPACES,
+    flags,
+    outcome_of_run,
+    rows,
+    summary_of,
+    write_run_file,
+)
 from tests.saying import Run, Said, refused
 
 ROOT = Path(__file__).parents[1]
@@ -183,9 +192,7 @@ def test_the_report_has_the_best_by_hand_beside_the_known(place: Place, run: Run
         }
 
     known = {baseline.name for baseline in BASELINES if baseline.reported}
-    summary = json.loads(
-        (place.results / "runs" / "tiny-run" / "summary.json").read_text(encoding="utf-8")
-    )
+    summary = summary_of(place.results)
     values = {row["name"]: row["value"] for row in summary["baselines"] if row["value"] is not None}
     best = sorted(set(values.values()))[:3]
     assert reported(summary) >= known
@@ -278,7 +285,7 @@ def test_the_time_of_a_run_is_that_of_its_whole_life(
         assert spent()["tiny-run"] == pytest.approx(3600 * hours[0], abs=600)
         code = run("resume", "--results", tmp_path).code
     assert code == 0
-    summary = json.loads((tmp_path / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(tmp_path)
     assert summary["seconds"] == pytest.approx(3600 * hours[0], abs=600)
     found = spent()
     assert found["tiny-run"] == pytest.approx(3600 * hours[0], abs=600)
@@ -313,7 +320,7 @@ def test_a_search_that_time_ended_is_over_when_what_follows_was_interrupted(
     assert (said.code, len(searched)) == (130, 1), said
     assert run("resume", "--results", tmp_path).code == 0
     assert searched[1] == searched[0]
-    summary = json.loads((tmp_path / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(tmp_path)
     assert summary["search"]["stopped"] == "the time is up"
 
 

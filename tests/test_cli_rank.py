@@ -19,7 +19,7 @@ from evaluators.correlation import within
 from evaluators.prediction import PredictionConfig, PredictionEvaluator
 from evaluators.proxies import score
 from tests.evaluators.tables import changed, flexibert_rows, starter_rows, without, write
-from tests.runs import outcome_of_run
+from tests.runs import outcome_of_run, summary_of
 from tests.saying import Run, refused
 
 QUICK = ("--sequences", 1, "--tokens", 8)
@@ -235,7 +235,7 @@ def test_a_table_that_is_not_there(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_search_finds_a_prediction(searched: Path) -> None:
-    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(searched)
     assert summary["search"]["spent"] >= 14
     text = json.dumps(summary)
     for word in ("ridge", "lexicographic", "snip", "parameters"):
@@ -248,7 +248,7 @@ def test_a_search_finds_a_prediction(searched: Path) -> None:
 
 def test_report_and_paired_tests_are_of_the_draw_that_the_search_saw(searched: Path) -> None:
     """The seed of the run, 2, is of the split; it is no draw of weights."""
-    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(searched)
     (report,) = summary["reports"]
     assert report["protocol"]["split"] == 2
     rows = [json.loads(line) for line in (searched / "reports.jsonl").read_text().splitlines()]
@@ -263,7 +263,7 @@ def test_report_and_paired_tests_are_of_the_draw_that_the_search_saw(searched: P
 
 def test_functions_are_rivals_in_report_and_tests(table: Path, searched: Path) -> None:
     """Of those on the benchmark of small networks; one sequence is too few for two of them."""
-    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(searched)
     (report,) = summary["reports"]
     entries = {entry["name"]: entry for entry in report["entries"]}
     assert {"near", "w_pca"} <= set(entries)
@@ -314,7 +314,7 @@ def test_rows_of_protocols_that_said_less_are_verified_still(
 
 def test_a_proxy_without_an_order_has_no_row_but_a_reason(searched: Path) -> None:
     """No layer here has the 128 outputs that head importance counts: all scores are 0."""
-    summary = json.loads((searched / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(searched)
     (report,) = summary["reports"]
     assert "the same score" in report["reasons"]["head_importance"]
     assert "head_importance" not in {entry["name"] for entry in report["entries"]}
