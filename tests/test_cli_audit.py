@@ -166,6 +166,15 @@ def test_what_cannot_be_audited_is_refused(results: Path, run: Run) -> None:
     refused(run("audit", "--results", results), "calibration_blocks", "cannot be audited")
 
 
+def test_a_run_without_its_ledger_is_refused_and_none_is_made(results: Path, run: Run) -> None:
+    """A clone of a repository has runs and no ledger."""
+    shutil.rmtree(results / "cache")
+    (results / "ledger.sqlite").unlink()
+    before = sorted(results.rglob("*"))
+    refused(run("audit", "--results", results), "there is no ledger at", "--ledger PLACE")
+    assert sorted(results.rglob("*")) == before
+
+
 def test_where_only_texts_are_merged_nothing_was_made_simpler(tmp_path: Path, run: Run) -> None:
     path, _ = write_run_file(
         tmp_path, run={"random_search": False}, tries=1, first_batch=30, same="text"

@@ -89,6 +89,7 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
 
     Raises:
         ConfigError: There is no such run, or its evaluator is not what it was.
+        StorageError: Its ledger is not here; an empty one would have nothing to audit.
     """
     began = time.monotonic()
     name = workspace.existing_run(order.run)
@@ -98,7 +99,7 @@ def audit_run(workspace: Workspace, order: AuditOrder, show: Show) -> dict[str, 
     options = {"seed": plan.search.seed, **plan.options}
     show(Progress("statistics"))
     with (
-        Ledger.open(workspace.ledger) as ledger,
+        Ledger.open(workspace.ledger, make=False) as ledger,
         loading.evaluator(
             plan.evaluator,
             options,

@@ -3,7 +3,7 @@
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -74,18 +74,19 @@ class Ledger:
         self._where = where
 
     @classmethod
-    def open(cls, where: Path | str, *, read_only: bool = False) -> Self:
+    def open(cls, where: Path | str, *, read_only: bool = False, make: bool = True) -> Self:
         """Open a ledger, and make it where there is none.
 
         Args:
             where: Path of an SQLite file, or a database URL.
             read_only: Make, mend and store nothing; a run that writes never waits for it.
+            make: Whether one is made; else there is an error where there is none.
 
         Raises:
             StorageError: It cannot be opened or written, is no ledger, or has another schema
                 version.
         """
-        if read_only and "://" not in str(where) and not Path(where).is_file():
+        if (read_only or not make) and "://" not in str(where) and not Path(where).is_file():
             raise StorageError(
                 f"there is no ledger at {where}; name the one of the run: --results DIR or "
                 "--ledger PLACE"
@@ -93,15 +94,15 @@ class Ledger:
         engine = connect(where, read_only=read_only)
         ledger = cls(engine, without_password(str(where)))
         try:
-            ledger._check_version(read_only=read_only)
+            ledger._check_version(read_only=read_only, make=make)
         except StorageError:
             close_quietly(engine)
             raise
         return ledger
 
-    def _check_version(self, *, read_only: bool) -> None:
+    def _check_version(self, *, read_only: bool, make: bool) -> None:
         """Make the tables of a new ledger or mend an older one's, all or none; leave any other."""
-        look = self._version if read_only else self._made_or_mended
+        look = self._version if read_only else partial(self._made_or_mended, make=make)
         with self._spoken(), self._engine.begin() as connection:  # a server that is not there is
             found = look(connection)  # an error now, before any work
         if read_only and found is not None and OLDEST <= found < SCHEMA_VERSION:
@@ -127,11 +128,11 @@ class Ledger:
         found: int | None = connection.execute(sa.select(VERSION.c.version)).scalar()
         return found
 
-    def _made_or_mended(self, connection: Connection) -> int | None:
+    def _made_or_mended(self, connection: Connection, *, make: bool) -> int | None:
         """Return the schema version of the tables, after what could be done for them."""
         lock_for_creation(connection)
         names = set(sa.inspect(connection).get_table_names())
-        if VERSION.name not in names:
+        if make and VERSION.name not in names:
             self._refuse_foreign(names, connection)
             METADATA.create_all(connection)
             connection.execute(sa.insert(VERSION).values(version=SCHEMA_VERSION))

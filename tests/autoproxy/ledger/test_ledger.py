@@ -374,6 +374,20 @@ def test_an_empty_file_becomes_a_ledger(path):
         assert ledger.runs() == []
 
 
+def test_where_none_is_to_be_made_only_a_ledger_is_opened(path):
+    with pytest.raises(StorageError, match="there is no ledger at"):
+        Ledger.open(path, make=False)
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(StorageError, match="is no ledger"):
+        Ledger.open(path, make=False)
+    with Ledger.open(path):
+        pass
+    with Ledger.open(path, make=False) as ledger:
+        ledger.remember(evaluation())
+        assert ledger.recall("k", "p", 0.25) == MEASURED
+
+
 def test_a_folder_that_is_missing_is_refused(tmp_path):
     with pytest.raises(StorageError, match="cannot be opened; its folder must exist"):
         Ledger.open(tmp_path / "none" / "ledger.sqlite")
