@@ -33,6 +33,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy": set(),
     "autoproxy.errors": set(),
     "autoproxy.seeding": set(),
+    "autoproxy.interruption": set(),
     "autoproxy.workers": {"autoproxy.errors"},
     "autoproxy.plugins": {"autoproxy.errors"},
     "autoproxy.language": {"autoproxy.errors"},
@@ -42,13 +43,15 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "autoproxy.breeding": VALUES,
     "autoproxy.sieve": VALUES,
     "autoproxy.search": VALUES | {"autoproxy.breeding", "autoproxy.sieve"},
-    "autoproxy.ledger": LANGUAGE | {"autoproxy.columns", "autoproxy.evaluation"},
+    "autoproxy.ledger": LANGUAGE
+    | {"autoproxy.columns", "autoproxy.evaluation", "autoproxy.interruption"},
     "autoproxy.export": LANGUAGE,
     "autoproxy.report": LANGUAGE
     | {"autoproxy.columns", "autoproxy.evaluation", "autoproxy.export", "autoproxy.ledger"},
     "autoproxy.commands": VALUES
     | {"autoproxy.export", "autoproxy.ledger", "autoproxy.plugins", "autoproxy.search"}
-    | {"autoproxy.columns", "autoproxy.report", "autoproxy.sieve", "autoproxy.workers"},
+    | {"autoproxy.columns", "autoproxy.report", "autoproxy.sieve", "autoproxy.workers"}
+    | {"autoproxy.interruption"},
     "autoproxy.console": {"autoproxy.columns"},
     "autoproxy.live": {"autoproxy.commands"},
     "autoproxy.cli_common": {"autoproxy.seeding"},

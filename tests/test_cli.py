@@ -1,10 +1,12 @@
 """The command line: every command from a tiny model to a leaderboard, and every way to err."""
 
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,9 +15,11 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import torch
 from filelock import FileLock
 
@@ -245,6 +249,42 @@ def test_an_interrupted_run_says_how_to_go_on(
     said = run("export", "tiny-run", "--results", tmp_path)
     assert said.code == 2
     assert "is not done, so it has no winner; go on: autoproxy resume tiny-run" in said.err
+    assert run("resume", "--results", tmp_path).code == 0
+    assert outcome_of_run(tmp_path) == outcome_of_run(place.results)
+
+
+@pytest.mark.parametrize(
+    ("statement", "times"),
+    [("INSERT INTO runs", 1), ("INSERT INTO evaluations", 20), ("INSERT INTO steps", 1)],
+)
+def test_a_signal_amid_a_transaction_interrupts_after_it(
+    place: Place, run: Run, tmp_path: Path, statement: str, times: int
+) -> None:
+    """It comes where the statement is done, and the library is about to commit it."""
+    commits = contextlib._GeneratorContextManager.__exit__.__code__
+    left = [times]
+
+    def end(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is commits:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGTERM)
+
+    def executed(*words: Any) -> None:
+        left[0] -= words[2].startswith(statement)
+        if words[2].startswith(statement) and left[0] == 0:
+            sys.setprofile(end)
+
+    sa.event.listen(sa.Engine, "after_cursor_execute", executed)
+    try:
+        said = run("search", "--config", place.run_file, "--results", tmp_path)
+    finally:
+        sa.event.remove(sa.Engine, "after_cursor_execute", executed)
+        sys.setprofile(None)
+    assert (said.code, left[0]) == (130, 0), said
+    go_on = f"autoproxy resume tiny-run --results {tmp_path}"
+    assert said.err.splitlines()[-1] == f"autoproxy: stopped; go on with: {go_on}"
+    found = rows(tmp_path / "ledger.sqlite")
+    assert {row[-1] for row in found["runs"]} == {"interrupted"}
     assert run("resume", "--results", tmp_path).code == 0
     assert outcome_of_run(tmp_path) == outcome_of_run(place.results)
 

@@ -50,11 +50,29 @@ def watched(ended: Callable[[], object], results: Path, *, until: str) -> list[S
     return seen
 
 
+WAITING = """
+import sys, time
+from autoproxy.cli import main
+from autoproxy.commands.memory import LedgerMemory
+advance = LedgerMemory.advance
+def advance_and_wait(self, step):
+    advance(self, step)
+    time.sleep(60)
+LedgerMemory.advance = advance_and_wait
+sys.exit(main())
+"""
+"""The command line, where a search stops after its first generation, for whatever comes.
+
+All of this search takes less than a second: without it, on a machine that has other work, the run
+may be done before anybody has looked and sent a signal.
+"""
+
+
 def begin(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     (folder / "watched").mkdir(exist_ok=True)
     with (folder / "watched" / "said.txt").open("ab") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "autoproxy.cli", *words, "--results", str(folder / "watched")],
+            [sys.executable, "-c", WAITING, *words, "--results", str(folder / "watched")],
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             cwd=ROOT,
             stdout=said,

@@ -32,6 +32,7 @@ from autoproxy.commands.workspace import (
 )
 from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
+from autoproxy.interruption import Uninterrupted
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
 from autoproxy.ledger.connection import without_account
@@ -185,23 +186,32 @@ class _Run:
         Raises:
             KeyboardInterrupt: Somebody stopped it; its words say how to go on.
         """
-        self._begin(self._name, self._plan.search.strategy)
         try:
             return self._whole()
         except KeyboardInterrupt:
+            if not self._has_begun:
+                raise
             command = self._workspace.command(f"resume {self._name}")
             raise KeyboardInterrupt(f"stopped; go on with: {command}") from None
 
     def _whole(self) -> dict[str, Any]:
         try:
-            self._keep_plan()
+            with Uninterrupted():  # a run that is on record has what resumes it
+                self._begin(self._name, self._plan.search.strategy)
+                self._keep_plan()
             summary = self._stages()
         except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
-                self._stands(self._name, "interrupted")
+            if self._has_begun:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    self._stands(self._name, "interrupted")
             raise
         self._board()
         return summary
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether it is on record: not where its name is another's, or the ledger out of reach."""
+        return self._name in self._clocks
 
     def _keep_plan(self) -> None:
         """Write what resumes the run; from here on its folder is a run's."""

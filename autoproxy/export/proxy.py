@@ -11,6 +11,7 @@ from autoproxy.export.formula import to_infix, to_latex
 from autoproxy.export.python import (
     Body,
     check_name,
+    exponent,
     helper,
     letters,
     parameter,
@@ -312,8 +313,7 @@ class _Score:
         if node.head in AGGREGATIONS:
             return f"{name}({self._columns[node.operands[0]]})"
         if node.head == "pow":
-            exponent = node.operands[1].value  # all digits: short ones are the same in float32 only
-            return f"{name}({self._emit(node.operands[0])}, {exponent!r})"
+            return f"{name}({self._emit(node.operands[0])}, {exponent(node.operands[1])})"
         return f"{name}({', '.join(map(self._emit, node.operands))})"
 
 

@@ -22,8 +22,10 @@ WIDTH = 96
 def python_source(expression: Expression, *, name: str, data_sheet: Mapping[str, str]) -> str:
     """Return a module of torch alone with one public function, the metric.
 
-    The function copies the meanings of its primitives word for word, so it gives the same bits
-    as the engine on the same float32 tensors.
+    The function copies the meanings of its primitives word for word, applies them in the engine's
+    order and has the engine's numbers to the last digit, so it gives the same bits as the engine
+    on the same float32 tensors: under one build of torch, on one kind of CPU and with as many
+    threads. Where these differ, torch itself sums and takes powers to other last bits.
 
     Args:
         expression: The metric; its parameters are the terminals it reads, in the order of the
@@ -133,15 +135,28 @@ class Body:
         self.heads.add(node.head)
         takes = CATALOG[node.head].signatures[0][0]
         operands = [
-            number(operand) if kind is Kind.EXPONENT else self._emit(operand)
+            exponent(operand) if kind is Kind.EXPONENT else self._emit(operand)
             for operand, kind in zip(node.operands, takes, strict=True)
         ]
         return f"{self._prefix}{tensor_name(node.head)}({', '.join(operands)})"
 
 
 def number(node: Expression) -> str:
-    """Return a constant as Python reads it."""
+    """Return a constant as Python reads it, where it becomes float32 at once."""
     return format_number(node.value or 0.0)
+
+
+def exponent(node: Expression) -> str:
+    """Return an exponent with all the digits of what the engine computes with.
+
+    It stays a double: where torch has less than a vector's width left it takes the power in that,
+    one entry after another, and 0.217 gives other last bits than the float32 nearest to it.
+
+    >>> from autoproxy.language.expression import constant
+    >>> number(constant(0.217)), exponent(constant(0.217)), exponent(constant(2))
+    ('0.217', '0.21699999272823334', '2.0')
+    """
+    return repr(node.value)
 
 
 def letters(kind: Kind) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from autoproxy.errors import StorageError, unknown_name
 from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
+from autoproxy.interruption import Uninterrupted
 from autoproxy.ledger.connection import (
     close_quietly,
     connect,
@@ -59,7 +60,8 @@ class Ledger:
     be killed at any moment, nothing that it was told is stored is lost, and no row is half
     there. Floats come back bit for bit, but for negative zero, which SQLite returns as zero.
     Several processes may use one ledger; in each, open it there. A database server that goes away
-    is waited for.
+    is waited for. A signal that comes in the midst of a transaction interrupts after it: what is
+    torn would hold the lock, and how the run stands could not be stored.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, Ledger.open(f"{folder}/a.sqlite") as ledger:
@@ -103,8 +105,8 @@ class Ledger:
     def _check_version(self, *, read_only: bool, make: bool) -> None:
         """Make the tables of a new ledger or mend an older one's, all or none; leave any other."""
         look = self._version if read_only else partial(self._made_or_mended, make=make)
-        with self._spoken(), self._engine.begin() as connection:  # a server that is not there is
-            found = look(connection)  # an error now, before any work
+        with self._spoken():
+            found = self._once(look)  # a server that is not there is an error now, before any work
         if read_only and found is not None and OLDEST <= found < SCHEMA_VERSION:
             raise StorageError(
                 f"the ledger {self._where} has schema version {found}, and is only read here; "
@@ -420,13 +422,13 @@ class Ledger:
         its answer alone was lost, does no harm: no row is stored twice, and what an insertion
         finds there is compared with what it wanted to store.
         """
-
-        def attempt() -> T:
-            with self._engine.begin() as connection:
-                return statement(connection)
-
         with self._spoken():
-            return patiently(attempt, self._where)
+            return patiently(partial(self._once, statement), self._where)
+
+    def _once(self, statement: Callable[[Connection], T]) -> T:
+        """Return what a statement gives, done as one transaction, once; no signal tears it."""
+        with Uninterrupted(), self._engine.begin() as connection:
+            return statement(connection)
 
     @contextlib.contextmanager
     def _spoken(self) -> Iterator[None]:

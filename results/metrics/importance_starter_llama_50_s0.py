@@ -40,7 +40,7 @@ def importance_starter_llama_50_s0(weight: Tensor, x_norm: Tensor, g_token: Tens
     (2, 3)
     """
     x_norm = x_norm.reshape(1, -1)  # (1, d_in)
-    v1 = _power(weight, 2.02)  # (d_out, d_in)
+    v1 = _power(weight, 2.0199999809265137)  # (d_out, d_in)
     v2 = _mul(g_token, v1)  # (d_out, d_in)
     v3 = weight.new_full((1, 1), 0.064)  # (1, 1)
     v4 = _sub(x_norm, v3)  # (1, d_in)

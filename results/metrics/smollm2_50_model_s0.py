@@ -42,7 +42,7 @@ def smollm2_50_model_s0(weight: Tensor, g_token: Tensor) -> Tensor:
     v1 = _absolute(weight)  # (d_out, d_in)
     v2 = _mul(v1, g_token)  # (d_out, d_in)
     v3 = _mul(g_token, v2)  # (d_out, d_in)
-    v4 = _power(weight, 2.05)  # (d_out, d_in)
+    v4 = _power(weight, 2.049999952316284)  # (d_out, d_in)
     return _mul(v3, v4)  # (d_out, d_in)
 
 

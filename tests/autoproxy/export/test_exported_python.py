@@ -121,6 +121,19 @@ def test_it_gives_the_bits_and_masks_of_the_engine(name: str) -> None:
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("columns", [1, 16, 31, 33, 64, 95])
+@pytest.mark.parametrize("exponent", [0.217, 0.57, 2.05, -0.3, 1.2, 0.5, 2.0])
+def test_a_power_has_the_bits_of_the_engine_at_any_width(exponent: float, columns: int) -> None:
+    """Where torch has less than a vector's width left, it takes an exponent for a double."""
+    power = Expression("pow", (parse("x_norm"), constant(exponent)))
+    for expression in (power, Expression("mul", (parse("abs(W)"), power))):
+        source = python_source(expression, name="f", data_sheet={})
+        given = inputs(ROWS, columns)
+        (right,) = Program([expression]).run(given)
+        found = run_source(source, "f").f(*arguments(expression, given))
+        assert bits(found) == bits(right)
+
+
 def test_enough_of_the_draws_are_finite_to_have_masks() -> None:
     finite = [torch.isfinite(engine(expression)).all().item() for expression in EXPORTS.values()]
     assert sum(finite) > 0.8 * len(finite)
