@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
@@ -119,7 +119,7 @@ class Individual:
         value: Measured at fidelity 1, in the objective's unit.
         slot: Position in the run's order of proposals.
         origin: `random` or `seed`; of one parent `subtree`, `point`, `wrap`, `shrink`, `constant`
-            or `tuned`; of two `crossover` or `blend`.
+            `tuned` or `fitted`; of two `crossover` or `blend`.
         parents: Keys of the individuals it was bred from.
         details: Further numbers measured on the way, such as `perplexity`.
         generation: In which it was bred.
@@ -192,6 +192,19 @@ class Evaluator(Protocol):
 
     def measure(self, expressions: Sequence[Expression], fidelity: float) -> Iterator[Outcome]:
         """Yield one outcome for each expression, in order, as soon as it is known."""
+        ...
+
+
+@runtime_checkable
+class Fitting(Protocol):
+    """What an evaluator may offer besides: numbers of a formula can be fitted at no cost."""
+
+    def misfit(self, expression: Expression) -> float:
+        """Return how badly an expression fits what the search may see, less is better.
+
+        It changes smoothly with the numbers above the layers, where the objective goes in steps.
+        Infinite where there are no scores.
+        """
         ...
 
 

@@ -247,7 +247,7 @@ class PredictionEvaluator:
         """Refuse qualities that cannot be ordered, before a search and not behind it."""
         for word, places in (("search sees", self.search), ("report is on", self.unseen)):
             try:
-                self._agreement(self.quality[places], places)
+                self.agreement(self.quality[places], places)
             except EvaluationError as error:
                 raise ConfigError(
                     f"the {len(places)} qualities that the {word} have no order by "
@@ -277,6 +277,13 @@ class PredictionEvaluator:
         """Return the evaluator that plain options ask for."""
         del notice
         return cls(PredictionConfig.from_options(options), cache=cache)
+
+    def resplit(self, seed: int) -> Self:
+        """Return an evaluator of another split; what was read of networks is shared by both."""
+        other = type(self)(replace(self.config, seed=seed), cache=self._cache)
+        names = ("_wanted", "_scorers", "_rated", "_params")
+        vars(other).update({name: getattr(self, name) for name in names})
+        return other
 
     def __enter__(self) -> Self:
         return self
@@ -451,13 +458,37 @@ class PredictionEvaluator:
             if len(set(scores)) < 2:
                 yield Failed("it gives every network the same score")
                 continue
-            signed = self._agreement(scores, self.search)
+            signed = self.agreement(scores, self.search)
             yield Measured(
                 abs(signed),
                 fidelity,
                 time.perf_counter() - began,
                 {"orientation": math.copysign(1.0, signed), "networks": float(len(self.search))},
             )
+
+    def misfit(self, expression: Expression) -> float:
+        """Return 1 - |r|, r the correlation (Pearson) of scores with the qualities of the search.
+
+        Where order within strata is what counts, both are taken from their strata's means. In
+        [0, 1]; infinite where there are no scores, or all are the same. No label is read that the
+        objective does not read.
+        """
+        scores = self._scores(expression, self.search)
+        if isinstance(scores, Failed):
+            return math.inf
+        quality = self.quality[self.search]
+        pairs = [(_centred(scores[s]), _centred(quality[s])) for s in self._fitted_strata]
+        mine, theirs = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        size = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
+        return 1 - abs(float(mine @ theirs)) / size if 0 < size < math.inf else math.inf
+
+    @cached_property
+    def _fitted_strata(self) -> list[Indices]:
+        """Rows of the search's networks that are compared with each other."""
+        if self.objective_name == "tau":
+            return [np.arange(len(self.search))]
+        strata = [self.strata[place] for place in self.search]
+        return correlation.counting(self.quality[self.search], strata)
 
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return one loss for each network whose quality is known here, 1 - tau in the mean.
@@ -617,7 +648,7 @@ class PredictionEvaluator:
     def _sign_of(self, scores: Vector) -> float | Failed:
         if len(set(scores)) < 2:
             return Failed("it gives every network whose quality the search sees the same score")
-        return math.copysign(1.0, self._agreement(scores, self.search))
+        return math.copysign(1.0, self.agreement(scores, self.search))
 
     @cached_property
     def _table(self) -> Matrix:
@@ -838,7 +869,7 @@ class PredictionEvaluator:
             return found
         return np.asarray(found, dtype=np.float64)
 
-    def _agreement(self, scores: Vector, places: Indices) -> float:
+    def agreement(self, scores: Vector, places: Indices) -> float:
         """Return the objective of scores at places, signed."""
         quality = self.quality[places]
         if self.objective_name == "tau":
@@ -897,3 +928,7 @@ def _fingerprint(scores: Tensor) -> Fingerprint | Failed:
         return Failed("it gives every network the same score")
     order = min(ranks.tolist(), turned.tolist())
     return Fingerprint(content_hash(order))
+
+
+def _centred(values: Vector) -> Vector:
+    return np.asarray(values - values.mean(), dtype=np.float64)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoproxy.breeding.grammar import Grammar
-from autoproxy.evaluation import Evaluator, Individual
+from autoproxy.evaluation import Evaluator, Fitting, Individual
 from autoproxy.search import ladder
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.fate import Fate, dropped
@@ -60,7 +60,8 @@ class Breeder:
         *self._cheap, _ = evaluator.fidelities
         self._config = config
         self._note = note
-        self._proposer = Proposer(Grammar(space), config, evaluator.objective)
+        misfit = evaluator.misfit if isinstance(evaluator, Fitting) else None
+        self._proposer = Proposer(Grammar(space), config, evaluator.objective, misfit)
         self._sieve = Sieve(space, evaluator, config.reject, same=config.same)
         self._generation = 0  # the next one that is bred, with its first slot
         self._slot = 0

@@ -41,6 +41,8 @@ class SearchConfig:
         crossover: Chance that a child has two parents.
         mutation: Chance that a child of two parents is mutated besides.
         tune: Chance that a child is its parent with tuned numbers.
+        fit: Chance that a child is its parent with numbers fitted to what the search may see, where
+            that costs no evaluation (predictions); elsewhere nothing is fitted.
         immigrants: Chance that a proposal is random in a later generation; it rises to a half
             where hardly any proposal is new, but for 0, which means never.
         tournament: How many are drawn when a parent is chosen; the best of them breeds.
@@ -75,6 +77,7 @@ class SearchConfig:
     crossover: float = 0.4
     mutation: float = 0.0
     tune: float = 0.0
+    fit: float = 0.0
     immigrants: float = 0.1
     tournament: int = 2
     tries: int = 8
@@ -136,6 +139,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "crossover": (0, 1),
     "mutation": (0, 1),
     "tune": (0, 1),
+    "fit": (0, 1),
     "immigrants": (0, 1),
     "tournament": (1, 1000),
     "tries": (1, 1000),

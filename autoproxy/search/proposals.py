@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autoproxy.breeding.constants import tune
+from autoproxy.breeding.fitting import fit
 from autoproxy.breeding.grammar import Grammar
 from autoproxy.breeding.selection import tournament
 from autoproxy.breeding.variation import MUTATIONS, blend, cross, mutate, sprout
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.expression import Expression
+from autoproxy.language.prediction import features
 from autoproxy.search.config import SearchConfig
 from autoproxy.seeding import stream
 
@@ -58,12 +60,20 @@ class Proposer:
         grammar: Of the space.
         config: How to search.
         objective: What values mean.
+        misfit: How badly numbers fit, where that costs no evaluation; see `Fitting`.
     """
 
-    def __init__(self, grammar: Grammar, config: SearchConfig, objective: Objective) -> None:
+    def __init__(
+        self,
+        grammar: Grammar,
+        config: SearchConfig,
+        objective: Objective,
+        misfit: Callable[[Expression], float] | None = None,
+    ) -> None:
         self._grammar = grammar
         self._config = config
         self._objective = objective
+        self._misfit = misfit
 
     def propose(
         self, slots: range, parents: Parents, novelty: Callable[[Expression], str | None]
@@ -112,16 +122,36 @@ class Proposer:
             tuned = tune(mother, parents.known, self._objective, rng, powers=powers)
             if tuned is not None:
                 return Proposal(slot, tuned, "tuned", (mother.key,))
+        if tuning and self._fits(rng):
+            fitted = self._fitted(mother.expression, rng)
+            if fitted is not None:
+                return Proposal(slot, fitted, "fitted", (mother.key,))
+        bred_of, how, child = self._varied(mother, parents, rng)
+        if self._fits(rng) and _all_known(child, bred_of):
+            child = self._fitted(child, rng) or child
+        return Proposal(slot, child, how, tuple(parent.key for parent in bred_of))
+
+    def _varied(
+        self, mother: Individual, parents: Parents, rng: random.Random
+    ) -> tuple[tuple[Individual, ...], str, Expression]:
+        """Return a child of one or two parents, and who they are and how it was bred."""
+        config, grammar = self._config, self._grammar
         if rng.random() < config.crossover:
             father = self._another(parents.population, mother, rng)
             how, unite = ("blend", blend) if rng.random() < _BLEND else ("crossover", cross)
             child = unite(grammar, rng, mother.expression, father.expression)
             if config.mutation and rng.random() < config.mutation:
                 child = mutate(grammar, rng, rng.choice(list(MUTATIONS)), child)
-            return Proposal(slot, child, how, (mother.key, father.key))
+            return (mother, father), how, child
         how = rng.choice(list(MUTATIONS))
-        child = mutate(grammar, rng, how, mother.expression)
-        return Proposal(slot, child, how, (mother.key,))
+        return (mother,), how, mutate(grammar, rng, how, mother.expression)
+
+    def _fits(self, rng: random.Random) -> bool:
+        asked = self._config.fit if self._misfit else 0.0
+        return asked > 0 and rng.random() < asked
+
+    def _fitted(self, expression: Expression, rng: random.Random) -> Expression | None:
+        return self._misfit and fit(expression, self._misfit, self._grammar.space, rng)
 
     def _ramped(self, rng: random.Random) -> Expression:
         """Return one of ramped half-and-half: depths 2 to 5 where they fit, half of them full."""
@@ -138,3 +168,12 @@ class Proposer:
         """
         others = [individual for individual in population if individual.key != mother.key]
         return tournament(others or population, rng, self._config.tournament, self._objective)
+
+
+def _all_known(child: Expression, parents: Sequence[Individual]) -> bool:
+    """Return whether a child reads no more of the layers of networks than its parents do.
+
+    What else it reads would be read for it alone here, and not for a whole generation at a time.
+    """
+    read = {feature for parent in parents for feature in features(parent.expression)}
+    return read.issuperset(features(child))

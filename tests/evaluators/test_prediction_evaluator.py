@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from scipy import stats
 from autoproxy.errors import AutoproxyError, ConfigError
 from autoproxy.evaluation import Failed, Fingerprint, Measured, Outcome
 from autoproxy.language.parse import parse
+from autoproxy.search.config import SearchConfig
+from autoproxy.search.loop import Search
+from autoproxy.search.state import SearchState
 from evaluators.benchmarks.table import open_benchmark
 from evaluators.cache import LIMIT
 from evaluators.prediction import AZ_NAS, PredictionConfig, PredictionEvaluator
 from evaluators.proxies import score
 from evaluators.text import topics
+from search_spaces.prediction import PREDICTION
+from tests.autoproxy.search.memories import DictMemory, Interrupted
 from tests.evaluators.tables import Rows, changed, starter_rows, without, write
 
 OPTIONS: Mapping[str, Any] = {
@@ -80,6 +86,7 @@ def searched(evaluator: PredictionEvaluator) -> list[object]:
         *seen(list(evaluator.measure(expressions, 1.0))),
         *probed,
         *[evaluator.identity(e) for e in expressions],
+        *[evaluator.misfit(e) for e in expressions],
     ]
 
 
@@ -236,6 +243,72 @@ def test_losses_of_finalists_are_one_less_tau_in_the_mean(make: Make, objective:
     (inverse,) = evaluator.measure([parse("sub(params, params)")], 1.0)
     assert inverse == Failed("it gives every network the same score")
     assert evaluator.confirm(parse("layers_sum(all_norm(g))")) == (math.inf,)
+
+
+@pytest.mark.parametrize("objective", ["tau", "within"])
+def test_the_misfit_is_the_correlation_on_labels_of_the_search(make: Make, objective: str) -> None:
+    evaluator = make(objective=objective)
+    places = evaluator.search.tolist()
+    for text in FORMULAS[:-1]:
+        scores = np.asarray(evaluator.scorer().scores([parse(text)], places)[0])
+        quality = evaluator.quality[places].copy()
+        if objective == "within":
+            cells = [evaluator.strata[place] for place in places]
+            members = [[i for i, c in enumerate(cells) if c == cell] for cell in set(cells)]
+            members = [m for m in members if len(m) > 2]
+            for m in members:
+                scores[m] -= sum(scores[m]) / len(m)
+                quality[m] -= sum(quality[m]) / len(m)
+            kept = sorted(i for m in members for i in m)
+            scores, quality = scores[kept], quality[kept]
+        r = stats.pearsonr(scores, quality).statistic if len(set(scores)) > 1 else math.nan
+        found = evaluator.misfit(parse(text))
+        assert found == (pytest.approx(1 - abs(r)) if math.isfinite(r) else math.inf), text
+        assert evaluator.misfit(parse(f"3 - 2 * {text}")) == pytest.approx(found)
+    for text in ("sub(params, params)", "layers_sum(all_norm(g))"):
+        assert evaluator.misfit(parse(text)) == math.inf
+
+
+def test_another_split_of_the_same_networks_is_what_it_is_alone(make: Make) -> None:
+    evaluator = make(seed=0)
+    before = searched(evaluator)
+    for seed in (3, 1):
+        assert searched(evaluator.resplit(seed)) == searched(make(seed=seed)) != before
+    assert searched(evaluator) == before
+
+
+def test_a_search_fits_numbers_and_repeats_itself(make: Make) -> None:
+    """Interrupted in the middle, it goes on to where it would have come."""
+    space = replace(
+        PREDICTION,
+        terminals={"n_layers": 1, "width": 1, "params": 1, "W": 2},
+        primitives={"add": 2, "mul": 2, "pow": 1, "layers_sum": 2, "all_norm": 1, "all_std": 1},
+        baselines=(),
+    )
+
+    def found(evaluator: PredictionEvaluator, memory: DictMemory, **options: Any) -> SearchState:
+        config = SearchConfig(
+            seed=0, evaluations=90, population=8, batch=8, first_batch=16, **options
+        )
+        *_, last = Search(space, evaluator, memory, config).run()
+        return last
+
+    evaluator, kept = make(objective="tau"), DictMemory()
+    plain, fitted = found(evaluator, DictMemory(), fit=0.0), found(evaluator, kept, fit=0.6)
+    assert [i.text for i in plain.archive] != [i.text for i in fitted.archive]
+    assert {i.origin for i in plain.archive}.isdisjoint({"fitted"})
+    by_key = {i.key: i for i in fitted.archive}
+    refitted = [f.proposal for f in kept.fates if f.proposal.origin == "fitted"]
+    assert len(refitted) > 10
+    for proposal in refitted:
+        (mother,) = proposal.parents
+        assert evaluator.misfit(proposal.expression) < evaluator.misfit(by_key[mother].expression)
+    torn = DictMemory(patience=40)
+    with pytest.raises(Interrupted):
+        found(make(objective="tau"), torn, fit=0.6)
+    torn.patience = None
+    again = found(make(objective="tau"), torn, fit=0.6)
+    assert [i.text for i in again.archive] == [i.text for i in fitted.archive]
 
 
 def test_the_objective_counts_cells_alone(make: Make) -> None:

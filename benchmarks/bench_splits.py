@@ -1,0 +1,301 @@
+"""What searches of predictions find with few labels, split by split, on networks never seen.
+
+A split draws which networks a search sees the quality of; each has a search, a random search of
+the same budget, the ridge and every hand-made proxy, all on the same labels, and what they are
+worth on the networks that are left. A single split says little: labels are few.
+
+    python benchmarks/bench_splits.py run --folder .bench-splits --benchmark starter --splits 20
+    python benchmarks/bench_splits.py table --folder .bench-splits
+
+`run` appends one line to runs.jsonl for each split and way that is done, and skips those that are
+there; several processes may share a folder, say one a way (`--ways ours`, `--ways random`).
+`table` reads it. Splits share networks, so an interval from splits taken as independent would be
+too small: variances are multiplied as Nadeau and Bengio (2003, Machine Learning 52) have it, by
+1 + splits * unseen / labels.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from autoproxy.evaluation import Individual, Outcome, content_hash
+from autoproxy.language.expression import Expression
+from autoproxy.search.config import SearchConfig
+from autoproxy.search.loop import Search, finalists
+from autoproxy.spaces import SearchSpace
+from evaluators.prediction import PredictionEvaluator
+from search_spaces import prediction
+
+SPACES = {space.name: space for space in (prediction.PREDICTION, prediction.DATA_ONLY)}
+WAYS = ("ours", "random")
+
+
+class Nothing:
+    """Remembers nothing: values cost less here than a ledger does."""
+
+    def recall(self, address: str, protocol: str, fidelity: float) -> Outcome | None:
+        """Return that nothing is known."""
+
+    def keep(self, kept: Any, protocol: str, fidelity: float, outcome: Outcome) -> None:
+        """Keep nothing."""
+
+    def note(self, fate: Any) -> None:
+        """Keep nothing."""
+
+    def settle(self) -> None:
+        """Nothing waits."""
+
+    def advance(self, step: Any) -> None:
+        """Keep nothing."""
+
+    def steps(self) -> tuple[list[Any], Callable[[int], Individual]]:
+        """Return that no generation is done."""
+        return [], {}.__getitem__
+
+
+def search(
+    space: SearchSpace, evaluator: PredictionEvaluator, options: Mapping[str, Any]
+) -> tuple[Individual, float]:
+    """Return the winner of a search with some options, and what the search spent.
+
+    The best by the labels of the search are ranked again by these and those of the validation
+    together, as `autoproxy search` does it.
+    """
+    config = SearchConfig(**{**space.search, "seed": evaluator.config.seed, **options})
+    *_, state = Search(space, evaluator, Nothing(), config).run()
+    best = finalists(state, config.finalists, evaluator.objective.sign)
+    losses = {i.key: sum(evaluator.confirm(i.expression)) for i in best}
+    return min(best, key=lambda i: (losses[i.key], i.complexity, i.slot)), state.spent
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Run every way on every split that the log has not."""
+    torch.set_num_threads(1)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    space, options = SPACES[asked.space], dict(_option(text) for text in asked.option)
+    given = {"benchmark": asked.benchmark, "jobs": 1}
+    given |= dict(_option(text) for text in asked.evaluator)
+    whole = PredictionEvaluator.from_options(given, cache=asked.folder / "cache", notice=print)
+    named = frozenset[str]().union(*(b.expression.terminals() for b in space.baselines))
+    whole.prepare(named | space.terminals.keys())
+    for split in range(asked.first, asked.first + asked.splits):
+        evaluator = whole.resplit(split)
+        for way in asked.ways.split(","):
+            name = f"{way}:{asked.label}" if asked.label else way
+            setting = _setting(evaluator, space)
+            if (setting, name, split) in {
+                (r["setting"], r["way"], r["split"]) for r in records(asked.folder)
+            }:
+                continue
+            began = time.process_time()
+            # Nothing is bred of a random search, so it neither tunes nor starts from anything.
+            bred = options if way == "ours" else {**options, "strategy": "random", "seeds": False}
+            winner, spent = search(space, evaluator, bred)
+            _append(asked.folder, {
+                "setting": setting, "benchmark": evaluator.benchmark.name, "space": space.name,
+                "objective": evaluator.objective_name, "way": name, "split": split,
+                "labels": len(evaluator.search) + len(evaluator.validation),
+                "unseen": len(evaluator.unseen), "options": options, "spent": spent,
+                "seconds": time.process_time() - began, "found": winner.text,
+                "on_labels": winner.value, "complexity": winner.complexity,
+                "worth": worth(evaluator, {name: winner.expression}),
+            })  # fmt: skip
+        if asked.known:
+            _known(asked.folder, evaluator, space, split)
+
+
+def _known(folder: Path, evaluator: PredictionEvaluator, space: SearchSpace, split: int) -> None:
+    """Append what the ridge and the hand-made proxies are worth on a split."""
+    setting = _setting(evaluator, space)
+    if any(
+        r["setting"] == setting and r["way"] == "known" and r["split"] == split
+        for r in records(folder)
+    ):
+        return
+    handmade: dict[str, Expression | str] = {b.name: b.expression for b in space.baselines}
+    references = ("ridge", "lexicographic")
+    _append(folder, {
+        "setting": setting, "benchmark": evaluator.benchmark.name, "space": space.name,
+        "objective": evaluator.objective_name, "way": "known", "split": split,
+        "labels": len(evaluator.search) + len(evaluator.validation),
+        "unseen": len(evaluator.unseen),
+        "worth": worth(evaluator, {**handmade, **{name: name for name in references}}),
+        "seen": worth(evaluator, handmade, seen=True),
+    })  # fmt: skip
+
+
+def worth(
+    evaluator: PredictionEvaluator,
+    candidates: Mapping[str, Expression | str],
+    *,
+    seen: bool = False,
+) -> dict[str, float | None]:
+    """Return the objective of each candidate on the unseen networks, or on all labels seen.
+
+    None where one gives them no order; the sign is that of the labels.
+    """
+    places = np.concatenate([evaluator.search, evaluator.validation]) if seen else evaluator.unseen
+    found: dict[str, float | None] = {}
+    for name, candidate in candidates.items():
+        scores = evaluator.oriented(candidate, places)
+        if scores is None:
+            found[name] = None
+        elif len(set(scores)) < 2:
+            found[name] = 0.0
+        else:
+            found[name] = evaluator.agreement(scores, places)
+    return found
+
+
+def _setting(evaluator: PredictionEvaluator, space: SearchSpace) -> str:
+    protocol = {**evaluator.protocol(), "split": None}
+    return content_hash([protocol, space.digest])[:12]
+
+
+def _append(folder: Path, record: Mapping[str, Any]) -> None:
+    with (folder / "runs.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(record) + "\n")
+    told = record.get("found", "")
+    values = [f"{v:.3f}" for v in list(record["worth"].values())[:1] if v is not None]
+    print(f"{record['way']:12} split {record['split']}: {' '.join(values)} {told}", flush=True)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return what is done; a line that was cut off by a crash is none."""
+    path = folder / "runs.jsonl"
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def interval(values: Sequence[float], ratio: float) -> tuple[float, float, float]:
+    """Return the mean over splits and its 95 % interval.
+
+    Args:
+        values: One a split.
+        ratio: Unseen networks for each labelled one.
+
+    >>> [round(v, 3) for v in interval([0.4, 0.5, 0.6, 0.5], 1.0)]
+    [0.5, 0.21, 0.79]
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    variance = float(np.var(values, ddof=1)) * (1 / len(values) + ratio)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(variance)
+    return mean, mean - half, mean + half
+
+
+def table(asked: argparse.Namespace) -> None:
+    """Print what the log says, one setting after another."""
+    found = records(asked.folder)
+    for setting in dict.fromkeys(record["setting"] for record in found):
+        print("\n".join(report([r for r in found if r["setting"] == setting])))
+
+
+def report(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the table of one setting: ours against all else, paired by split."""
+    first = found[0]
+    ratio = first["unseen"] / first["labels"]
+    yield f"## {first['benchmark']}, {first['objective']}, space {first['space']}\n"
+    yield (
+        f"{first['labels']} labels, {first['unseen']} networks unseen, setting {first['setting']}\n"
+    )
+    known = {r["split"]: r for r in found if r["way"] == "known"}
+    by_way: dict[str, dict[int, float]] = {}
+    for record in found:
+        if record["way"] != "known":
+            by_way.setdefault(record["way"], {})[record["split"]] = (
+                record["worth"][record["way"]] or 0.0
+            )
+    ours = [way for way in by_way if way.startswith("ours")]
+    rivals = {**by_way, **_rivals(known)}
+    yield (
+        "| what | splits | on unseen networks | " + " | ".join(f"{o} less it" for o in ours) + " | "
+    )
+    yield "|---" * (3 + len(ours)) + "|"
+    means = {name: interval(list(v.values()), ratio) for name, v in rivals.items()}
+    for name in sorted(rivals, key=lambda name: -means[name][0]):
+        cells = []
+        for way in ours:
+            both = sorted(by_way[way].keys() & rivals[name].keys())
+            gains = [by_way[way][s] - rivals[name][s] for s in both]
+            cells.append(
+                "" if name == way or not gains else _shown(*interval(gains, ratio), sign=True)
+            )
+        yield (
+            f"| {name} | {len(rivals[name])} | {_shown(*means[name])} | " + " | ".join(cells) + " |"
+        )
+    yield ""
+
+
+def _rivals(known: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """Return the worth of what was not searched, by name and split; 0 where there is no order.
+
+    `best by labels` is the hand-made proxy that the labels would have one choose, split by split.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for split, record in known.items():
+        worth_of = {name: value or 0.0 for name, value in record["worth"].items()}
+        for name, value in worth_of.items():
+            found.setdefault(name, {})[split] = value
+        seen = {name: value for name, value in record["seen"].items() if value is not None}
+        found.setdefault("best by labels", {})[split] = worth_of[max(seen, key=seen.__getitem__)]
+    return found
+
+
+def _shown(mean: float, low: float, high: float, *, sign: bool = False) -> str:
+    form = "{:+.3f}" if sign else "{:.3f}"
+    told = form.format(mean)
+    if math.isnan(low):
+        return told
+    told += f" [{form.format(low)}, {form.format(high)}]"
+    return f"**{told}**" if sign and (low > 0 or high < 0) else told
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Return the name and value of `name=value`, the value as JSON where it is."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Do what the command line asks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    runs = commands.add_parser("run", help="run every way on every split that is not done")
+    runs.set_defaults(call=run)
+    runs.add_argument("--benchmark", default="starter")
+    runs.add_argument("--space", default="prediction", choices=sorted(SPACES))
+    runs.add_argument("--splits", type=int, default=2, help="how many")
+    runs.add_argument("--first", type=int, default=0, help="the first of them")
+    runs.add_argument("--ways", default=",".join(WAYS))
+    runs.add_argument("--label", default="", help="what ways with these options are called")
+    runs.add_argument("--known", action=argparse.BooleanOptionalAction, default=True)
+    runs.add_argument("--option", action="append", default=[], help="name=value, of the search")
+    runs.add_argument("--evaluator", action="append", default=[], help="name=value")
+    tables = commands.add_parser("table", help="print what is done")
+    tables.set_defaults(call=table)
+    for command in (runs, tables):
+        command.add_argument("--folder", type=Path, required=True)
+    asked = parser.parse_args(words)
+    asked.call(asked)
+
+
+if __name__ == "__main__":
+    main()
