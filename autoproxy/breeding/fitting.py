@@ -5,7 +5,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from scipy import optimize
 
 from autoproxy.breeding.constants import FIXED_POWERS, LARGEST
@@ -87,14 +86,17 @@ def fit(
         values = (number.at(c) for number, c in zip(numbers, point, strict=True))
         return min(_WORST, misfit(_with_numbers(start, values)))
 
-    here = np.array([number.coordinate for number in numbers])
-    steps = np.diag([STEP * rng.choice((-1, 1)) for _ in numbers])
+    here = [number.coordinate for number in numbers]
+    corners = [here]
+    for place, at in enumerate(here):
+        aside = at + STEP * rng.choice((-1, 1))
+        corners.append([*here[:place], aside, *here[place + 1 :]])
     found = optimize.minimize(
         loss,
         here,
         method="Nelder-Mead",
         options={
-            "initial_simplex": here + np.vstack([np.zeros(len(here)), steps]),
+            "initial_simplex": corners,
             "maxfev": TRIALS * len(here),
             "xatol": 1e-3,
             "fatol": 1e-6,
