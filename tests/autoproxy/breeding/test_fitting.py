@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -9,10 +10,14 @@ import pytest
 import torch
 
 from autoproxy.breeding.fitting import MOST, TRIALS, fit
+from autoproxy.breeding.grammar import Grammar
+from autoproxy.evaluation import Direction, Individual, Objective
 from autoproxy.language.canonical import canonical
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import of_numbers, parse
 from autoproxy.language.prediction import combine, features
+from autoproxy.search.config import SearchConfig
+from autoproxy.search.proposals import Parents, Proposer
 from search_spaces.prediction import PREDICTION
 
 Misfit = Callable[[Expression], float]
@@ -139,3 +144,35 @@ def test_where_there_are_no_scores_is_a_wall_and_no_hole() -> None:
         found = fit(parse("log(width) - 2 * d_embed"), misfit, PREDICTION, random.Random(seed))
         assert found is not None
         assert misfit(found) < near(parse("log(width) - 0.7 * d_embed"))
+
+
+def test_no_proposal_is_fitted_that_reads_what_no_parent_read() -> None:
+    """Of the layers: that would be read for it alone."""
+    texts = ("width + 2 * layers_sum(all_norm(g))", "n_layers - layers_sum(all_sum(W ** 0.5))")
+    parents = [Individual(t, t, 5, 0.5, n) for n, t in enumerate(texts)]
+    known = {feature for text in texts for feature in features(parse(text))}
+    asked: list[Expression] = []
+
+    def misfit(expression: Expression) -> float:
+        asked.append(expression)
+        return 1 / len(asked)  # better each time
+
+    config = SearchConfig(seed=0, fit=0.9, immigrants=0.0, tries=1)
+    objective = Objective("tau", "", Direction.MAXIMIZE)
+    proposer = Proposer(Grammar(PREDICTION), config, objective, misfit)
+    proposals = proposer.propose(range(200), Parents(tuple(parents)), str)
+    assert {f for expression in asked for f in features(expression)} == known
+    origins = Counter(proposal.origin for proposal in proposals)
+    assert origins["fitted"] > 50
+    fitted = {str(p.expression) for p in proposals if p.origin != "fitted"} & set(map(str, asked))
+    assert len(fitted) > 10  # children, too
+
+
+def test_where_nothing_says_what_fits_the_option_changes_nothing() -> None:
+    parents = Parents(tuple(Individual(t, t, 5, 0.5, 0) for t in ("2 * width", "n_layers")))
+    objective = Objective("tau", "", Direction.MAXIMIZE)
+    plain, fitting = (
+        Proposer(Grammar(PREDICTION), SearchConfig(seed=0, fit=share), objective)
+        for share in (0.0, 0.9)
+    )
+    assert fitting.propose(range(50), parents, str) == plain.propose(range(50), parents, str)
