@@ -113,8 +113,12 @@ def _space(name: str, terminals: dict[str, int]) -> SearchSpace:
             "lag": 0,
             "lifespan": 0,
             "tune": 0.0,
+            "fit": 0.5,
+            "seeds": True,
             "reject": 0.0,
             "race": False,
+            # Ranked again by all labels at no cost; by those of the search alone, ten are luck.
+            "finalists": 20,
         },
     )
 
