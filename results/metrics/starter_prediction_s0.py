@@ -31,17 +31,19 @@ __all__ = ["starter_prediction_s0"]
 def starter_prediction_s0(network: nn.Module, batch: Tensor | Mapping[str, Tensor]) -> float:
     r"""Return the score of a network, which need not be trained.
 
-    Formula: layers_min(erank(x)) * sign(layers_mean(is_attention)) *
-        square(layers_mean(erank(dy * is_attention)))
+    Formula: layers_mean(is_attention ** 3 * square(erank(dx))) * layers_min(erank(dx)) ** 0.11
+        * layers_sum(all_mean(key_max(attention) ** -0.5)) ** -1.2
 
-    LaTeX: \min_{\ell}\left(\mathrm{erank}\left(X\right)\right) \cdot
-        \mathrm{sign}\left(\mathrm{mean}_{\ell}\left([\mathrm{attention}]\right)\right) \cdot
-        \left(\mathrm{mean}_{\ell}\left(\mathrm{erank}\left(\partial Y \cdot
-        [\mathrm{attention}]\right)\right)\right)^2
+    LaTeX: \mathrm{mean}_{\ell}\left(\left|[\mathrm{attention}]\right|^{3} \cdot
+        \left(\mathrm{erank}\left(\partial X\right)\right)^2\right) \cdot
+        \left|\min_{\ell}\left(\mathrm{erank}\left(\partial X\right)\right)\right|^{0.11} \cdot
+        \left|\sum_{\ell}\left(\mathrm{mean}_{ij}\left(\left|\max_k\left(\mathcal{A}\right)\right|^{-0.5}\right)\right)\right|^{-1.2}
 
     It reads, as far as a layer or a network has it:
-        x: Input; what goes into the layer, for each sequence and token.
-        dy: Output; dL/dy for each sequence and token, L of its own sequence.
+        dx: Input; dL/dx through this layer alone (dy W) for each sequence and token, L of its
+            own sequence.
+        attention: Attention; attention probabilities that weigh what goes into layers that have
+            `heads`: over keys they sum to 1; other layers have none.
         is_attention: Scalar; 1 for a layer of attention, else 0.
 
     Args:
@@ -58,9 +60,10 @@ def starter_prediction_s0(network: nn.Module, batch: Tensor | Mapping[str, Tenso
     Raises:
         ValueError: The network lacks what the formula reads, or the score is not finite.
 
-    Text form: mul(mul(layers_min(erank(x)), sign(layers_mean(is_attention))),
-        square(layers_mean(erank(mul(dy, is_attention)))))
-    Key: 431fb69b2bca08250262dcf380f891fe
+    Text form: mul(mul(layers_mean(mul(pow(is_attention, 3), square(erank(dx)))),
+        pow(layers_min(erank(dx)), 0.11)), pow(layers_sum(all_mean(pow(key_max(attention),
+        -0.5))), -1.2))
+    Key: cbd488c237e4da4b3f5e126627d99e15
     source run: starter-prediction-s0
     model: starter
     condition: within, 48 labels
@@ -72,7 +75,7 @@ def starter_prediction_s0(network: nn.Module, batch: Tensor | Mapping[str, Tenso
     draw: 0
     split: 0
     orientation: larger is better
-    value: 0.532164 Kendall's tau-b (within)
+    value: 0.649123 Kendall's tau-b (within)
 
     >>> score = starter_prediction_s0(
     ...     _Example(), torch.tensor([[0, 1, 2], [3, 4, 0]])
@@ -92,43 +95,48 @@ def starter_prediction_s0(network: nn.Module, batch: Tensor | Mapping[str, Tenso
 
 
 _READS = (
-    "dy",
+    "attention",
+    "dx",
     "is_attention",
-    "x",
 )
 
 
 def _score(found: "Collected") -> Tensor:
     """Return the value of the formula, (1, 1) float64."""
-    f1 = _of_layers(found, _feature_1, ("x",))
-    f2 = _of_layers(found, _feature_2, ("is_attention",))
-    f3 = _of_layers(found, _feature_3, ("dy", "is_attention"))
-    v1 = _op_layers_min(f1)
-    v2 = _op_layers_mean(f2)
-    v3 = _op_sign(v2)
+    f1 = _of_layers(found, _feature_1, ("dx", "is_attention"))
+    f2 = _of_layers(found, _feature_2, ("dx",))
+    f3 = _of_layers(found, _feature_3, ("attention",))
+    v1 = _op_layers_mean(f1)
+    v2 = _op_layers_min(f2)
+    v3 = _op_power(v2, 0.10999999940395355)
     v4 = _op_mul(v1, v3)
-    v5 = _op_layers_mean(f3)
-    v6 = _op_square(v5)
+    v5 = _op_layers_sum(f3)
+    v6 = _op_power(v5, -1.2000000476837158)
     return _op_mul(v4, v6)
 
 
 def _feature_1(site: Mapping[str, Tensor]) -> Tensor:
-    """Return erank(x) of one layer, (1, 1)."""
-    x = site["x"]  # (sequences, tokens, d_in)
-    return _op_erank(x)  # (1, 1)
+    """Return is_attention ** 3 * square(erank(dx)) of one layer, (1, 1)."""
+    dx = site["dx"]  # (sequences, tokens, d_in)
+    is_attention = site["is_attention"]  # (1, 1)
+    v1 = _op_power(is_attention, 3.0)  # (1, 1)
+    v2 = _op_erank(dx)  # (1, 1)
+    v3 = _op_square(v2)  # (1, 1)
+    return _op_mul(v1, v3)  # (1, 1)
 
 
 def _feature_2(site: Mapping[str, Tensor]) -> Tensor:
-    """Return is_attention of one layer, (1, 1)."""
-    return site["is_attention"]
+    """Return erank(dx) of one layer, (1, 1)."""
+    dx = site["dx"]  # (sequences, tokens, d_in)
+    return _op_erank(dx)  # (1, 1)
 
 
 def _feature_3(site: Mapping[str, Tensor]) -> Tensor:
-    """Return erank(dy * is_attention) of one layer, (1, 1)."""
-    dy = site["dy"]  # (sequences, tokens, d_out)
-    is_attention = site["is_attention"]  # (1, 1)
-    v1 = _op_mul(dy, is_attention)  # (sequences, tokens, d_out)
-    return _op_erank(v1)  # (1, 1)
+    """Return all_mean(key_max(attention) ** -0.5) of one layer, (1, 1)."""
+    attention = site["attention"]  # (sequences, heads, queries, keys)
+    v1 = _op_key_max(attention)  # (sequences, heads, queries, keys)
+    v2 = _op_power(v1, -0.5)  # (sequences, heads, queries, keys)
+    return _op_all_mean(v2)  # (1, 1)
 
 
 def _of_layers(
@@ -158,6 +166,11 @@ def _of_model(found: "Collected", name: str) -> Tensor:
     return torch.tensor([[found.model[name]]], dtype=torch.float64)
 
 
+def _op_all_mean(a: Tensor) -> Tensor:
+    """Return the mean over all entries."""
+    return a.mean().reshape(1, 1)
+
+
 def _op_erank(a: Tensor) -> Tensor:
     """Return the effective rank of the matrix whose rows are all but the last axis.
 
@@ -174,6 +187,11 @@ def _op_erank(a: Tensor) -> Tensor:
     return torch.where(finite, rank, torch.nan).to(a.dtype).reshape(1, 1)
 
 
+def _op_key_max(a: Tensor) -> Tensor:
+    """Return the maximum over keys, for each head and query."""
+    return a.amax(dim=-1, keepdim=True)
+
+
 def _op_layers_mean(a: Tensor) -> Tensor:
     """Return the mean over layers, one a row."""
     return a.mean().reshape(1, 1)
@@ -184,14 +202,20 @@ def _op_layers_min(a: Tensor) -> Tensor:
     return a.min().reshape(1, 1)
 
 
+def _op_layers_sum(a: Tensor) -> Tensor:
+    """Return the sum over layers, one a row."""
+    return a.sum().reshape(1, 1)
+
+
 def _op_mul(a: Tensor, b: Tensor) -> Tensor:
     """Return a * b."""
     return a * b
 
 
-def _op_sign(a: Tensor) -> Tensor:
-    """Return -1, 0 or 1."""
-    return a.sign()
+def _op_power(a: Tensor, exponent: float) -> Tensor:
+    """Return |a| to the exponent; for a negative one, |a| below 1e-9 counts as 1e-9."""
+    base = a.abs()
+    return torch.pow(base.clamp_min(1e-9) if exponent < 0 else base, exponent)
 
 
 def _op_square(a: Tensor) -> Tensor:
@@ -230,9 +254,9 @@ Batch = Tensor | Mapping[str, Tensor]
 IGNORED = -100
 """Label of a token that no loss is taken at."""
 
-ATTENTION = frozenset({"attention", "self_attn", "attn"})
-MLP = frozenset({"mlp", "feed_forward", "ffn"})
-"""Names of modules that tell the role of the layers inside them."""
+ATTENTION = frozenset({"attention", "self_attention", "self_attn", "attn"})
+MLP = frozenset({"mlp", "feed_forward", "ffn", "fc1", "fc2"})
+"""Names of modules that tell the role of the layers inside them, or of the layer itself."""
 
 PER_INPUT = frozenset({"x_norm", "x_mean", "x_var", "x_max"})
 PER_SITE = frozenset({"fan_in", "fan_out", "is_attention", "is_mlp", "is_first", "block_index"})
@@ -529,8 +553,9 @@ def counts_of(network: nn.Module, seen: "Sequence[_Seen]") -> dict[str, float]:
         "n_heads": sum(heads) / len(heads) if heads else None,
         "d_embed": None if table is None else table.shape[-1],
         "params": sum(sizes.values()),
-        "params_attention": sum(n for name, n in sizes.items() if role_of(name, ATTENTION)),
-        "params_mlp": sum(n for name, n in sizes.items() if role_of(name, MLP)),
+        # None of a role is None: its modules have names that nobody knows.
+        "params_attention": sum(n for name, n in sizes.items() if role_of(name, ATTENTION)) or None,
+        "params_mlp": sum(n for name, n in sizes.items() if role_of(name, MLP)) or None,
         "params_embedding": sum(sizes.values()) - body,
         "params_body": body,
         "flops": sum(2.0 * s.sizes[0] * s.sizes[1] * s.x.shape[1] / s.shape[1] for s in seen),
@@ -830,8 +855,17 @@ def _noise(name: str, shape: torch.Size, seed: int) -> Tensor:
 
 
 def _places(seen: Sequence[_Seen], asked: frozenset[str]) -> list[dict[str, Tensor]]:
-    """Return what tells of each site where it is; outside of blocks there is no number."""
+    """Return what tells of each site where it is; outside of blocks there is no number.
+
+    A role that no site has is not told of any: then its modules have names that nobody knows, and
+    0 would say that there are none.
+    """
     begun: set[str] = set()
+    roles = {
+        name: role
+        for name, role in (("is_attention", ATTENTION), ("is_mlp", MLP))
+        if any(role_of(site.name, role) for site in seen)
+    }
     made = []
     for site in seen:
         d_out, d_in = site.turn(site.weight).shape
@@ -839,9 +873,8 @@ def _places(seen: Sequence[_Seen], asked: frozenset[str]) -> list[dict[str, Tens
         values = {
             "fan_in": d_in,
             "fan_out": d_out,
-            "is_attention": bool(role_of(site.name, ATTENTION)),
-            "is_mlp": bool(role_of(site.name, MLP)),
             "is_first": block is not None and block[0] not in begun,
+            **{name: bool(role_of(site.name, role)) for name, role in roles.items()},
         }
         if block is not None:
             begun.add(block[0])
