@@ -31,6 +31,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.loop import Search, finalists
 from autoproxy.spaces import SearchSpace
+from evaluators.correlation import holm
 from evaluators.prediction import PredictionEvaluator
 from search_spaces import prediction
 
@@ -193,9 +194,20 @@ def interval(values: Sequence[float], ratio: float) -> tuple[float, float, float
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, math.nan, math.nan
-    variance = float(np.var(values, ddof=1)) * (1 / len(values) + ratio)
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(variance)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * _error(values, ratio)
     return mean, mean - half, mean + half
+
+
+def p_value(values: Sequence[float], ratio: float) -> float:
+    """Return the two-sided p of a mean of 0, see `interval`; 1 where nothing can be said."""
+    error = _error(values, ratio) if len(values) > 1 else 0.0
+    if not error:
+        return 1.0
+    return 2 * float(stats.t.sf(abs(float(np.mean(values))) / error, len(values) - 1))
+
+
+def _error(values: Sequence[float], ratio: float) -> float:
+    return math.sqrt(float(np.var(values, ddof=1)) * (1 / len(values) + ratio))
 
 
 def table(asked: argparse.Namespace) -> None:
@@ -227,18 +239,27 @@ def report(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
     yield "|---" * (3 + len(ours)) + "|"
     means = {name: interval(list(v.values()), ratio) for name, v in rivals.items()}
+    cells = {way: _differences(way, by_way[way], rivals, ratio) for way in ours}
     for name in sorted(rivals, key=lambda name: -means[name][0]):
-        cells = []
-        for way in ours:
-            both = sorted(by_way[way].keys() & rivals[name].keys())
-            gains = [by_way[way][s] - rivals[name][s] for s in both]
-            cells.append(
-                "" if name == way or not gains else _shown(*interval(gains, ratio), sign=True)
-            )
-        yield (
-            f"| {name} | {len(rivals[name])} | {_shown(*means[name])} | " + " | ".join(cells) + " |"
-        )
+        told = " | ".join(cells[way].get(name, "") for way in ours)
+        yield f"| {name} | {len(rivals[name])} | {_shown(*means[name])} | {told} |"
     yield ""
+
+
+def _differences(
+    way: str, mine: Mapping[int, float], rivals: Mapping[str, Mapping[int, float]], ratio: float
+) -> dict[str, str]:
+    """Return by how much a way is ahead of each other one, paired by split; p is Holm's of all."""
+    gains = {
+        name: [mine[s] - theirs[s] for s in sorted(mine.keys() & theirs.keys())]
+        for name, theirs in rivals.items()
+        if name != way and mine.keys() & theirs.keys()
+    }
+    corrected = holm([p_value(gain, ratio) for gain in gains.values()])
+    return {
+        name: _shown(*interval(gain, ratio), sign=True) + (f", p {p:.3f}" if len(gain) > 1 else "")
+        for (name, gain), p in zip(gains.items(), corrected, strict=True)
+    }
 
 
 def _rivals(known: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[int, float]]:

@@ -67,6 +67,11 @@ def test_an_interval_allows_for_splits_that_share_networks() -> None:
     assert wide[0] == mean == pytest.approx(0.54)
     assert (wide[2] - wide[0]) / (high - mean) == pytest.approx(math.sqrt(1 + 5 * 1.0))
     assert math.isnan(bench.interval([0.4], 1.0)[1])
+    assert bench.p_value(values, 0.0) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    for ratio in (0.0, 0.3, 2.0):  # p is below 0.05 where the interval leaves 0 out
+        _, low, high = bench.interval([v - 0.3 for v in values], ratio)
+        assert (bench.p_value([v - 0.3 for v in values], ratio) < 0.05) == (low > 0 or high < 0)
+    assert bench.p_value([0.4], 1.0) == bench.p_value([0.4, 0.4], 1.0) == 1
 
 
 def test_the_table_pairs_by_split_and_chooses_by_labels() -> None:
@@ -92,3 +97,4 @@ def test_the_table_pairs_by_split_and_chooses_by_labels() -> None:
     assert "| +0.350 [" in rows["a"].replace("**", "")  # of splits 0 and 1 alone
     assert "| 2 | 0.100 [" in rows["best by labels"]  # a's 0.2, then b, which orders nothing
     assert "| +0.000 [" in rows["ridge"]
+    assert rows["ridge"].rstrip(" |").endswith("p 1.000")
