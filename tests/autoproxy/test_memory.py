@@ -114,7 +114,7 @@ def test_a_fate_waits_for_others_a_moment_and_no_longer(
             super().keep(kept, protocol, fidelity, outcome)
 
     monkeypatch.setattr(module, "PROMPT", 0.03)
-    run(Timed(ledger, "toy", PROTOCOL), 8.0)
+    run(Timed(ledger, "toy", PROTOCOL), 16.0)
     assert max(waited) > 1
     assert waited.count(0) > 5
 
