@@ -118,7 +118,7 @@ class Individual:
         complexity: Sum of the costs of its primitives and one for each leaf.
         value: Measured at fidelity 1, in the objective's unit.
         slot: Position in the run's order of proposals.
-        origin: `random` or `seed`; of one parent `subtree`, `point`, `wrap`, `shrink`, `constant`
+        origin: `random` or `seed`; of one parent `subtree`, `point`, `wrap`, `shrink`, `constant`,
             `tuned` or `fitted`; of two `crossover` or `blend`.
         parents: Keys of the individuals it was bred from.
         details: Further numbers measured on the way, such as `perplexity`.

@@ -18,7 +18,6 @@ Pruner-Zero after its 350 evaluations.
 
 import argparse
 import dataclasses
-import json
 import math
 import random
 import time
@@ -43,6 +42,7 @@ from autoproxy.search.config import SearchConfig
 from autoproxy.search.loop import Search
 from autoproxy.seeding import lend_to_global, stream
 from autoproxy.spaces import SearchSpace
+from benchmarks.run_log import append, option, records
 from evaluators.pruning import PruningEvaluator
 from search_spaces import lpzero, pruner_zero
 
@@ -265,7 +265,7 @@ def run(asked: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
-    ours = dict(_option(text) for text in asked.option)
+    ours = dict(option(text) for text in asked.option)
     options = _evaluator_options(asked)
     with (
         Ledger.open(folder / "ledger.sqlite") as ledger,
@@ -297,7 +297,7 @@ def _evaluator_options(asked: argparse.Namespace) -> dict[str, Any]:
         "validation_blocks": asked.blocks,
         "seed": 0,  # of the calibration: seeds are of searches
     }
-    return options | dict(_option(text) for text in asked.evaluator)
+    return options | dict(option(text) for text in asked.evaluator)
 
 
 def _record(meter: Meter, asked: argparse.Namespace, **words: Any) -> dict[str, Any]:
@@ -318,8 +318,7 @@ def _record(meter: Meter, asked: argparse.Namespace, **words: Any) -> dict[str, 
 
 
 def _append(folder: Path, record: Mapping[str, Any]) -> None:
-    with (folder / "runs.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
+    append(folder, record)
     best = record["curve"][-1][3] if record["curve"] else math.nan
     print(
         f"{record['way']:12} seed {record['seed']}: best {best:.4f} after {record['spent']:.1f} "
@@ -327,18 +326,6 @@ def _append(folder: Path, record: Mapping[str, Any]) -> None:
         f"{record['finished']}",
         flush=True,
     )
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Return the runs that are done; a line that was cut off by a crash is none."""
-    path = folder / "runs.jsonl"
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def at(record: Mapping[str, Any], spent: float) -> float:
@@ -490,15 +477,6 @@ def _shown_difference(pair: Sequence[Sequence[float]]) -> str:
     return f"{'**' if low > 0 or high < 0 else ''}{text} [{low:+.4f}, {high:+.4f}]" + (
         "**" if low > 0 or high < 0 else ""
     )
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """Return the name and value of `name=value`, the value as JSON where it is."""
-    name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def main(words: Sequence[str] | None = None) -> None:

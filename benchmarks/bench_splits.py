@@ -15,7 +15,6 @@ too small: variances are multiplied as Nadeau and Bengio (2003, Machine Learning
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,14 +28,17 @@ from scipy import stats
 from autoproxy.evaluation import Individual, Outcome, content_hash
 from autoproxy.language.expression import Expression
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.loop import Search, finalists
+from autoproxy.search.loop import Search, confirm, finalists
 from autoproxy.spaces import SearchSpace
+from benchmarks.run_log import append, option, records
 from evaluators.correlation import holm
 from evaluators.prediction import PredictionEvaluator
 from search_spaces import prediction
 
 SPACES = {space.name: space for space in (prediction.PREDICTION, prediction.DATA_ONLY)}
 WAYS = ("ours", "random")
+KNOWN = "known"
+"""The way of what was not searched: hand-made proxies and references."""
 
 
 class Nothing:
@@ -73,64 +75,68 @@ def search(
     config = SearchConfig(**{**space.search, "seed": evaluator.config.seed, **options})
     *_, state = Search(space, evaluator, Nothing(), config).run()
     best = finalists(state, config.finalists, evaluator.objective.sign)
-    losses = {i.key: sum(evaluator.confirm(i.expression)) for i in best}
-    return min(best, key=lambda i: (losses[i.key], i.complexity, i.slot)), state.spent
+    losses = confirm(evaluator, best)
+    return min(best, key=lambda i: (sum(losses[i.key]), i.complexity, i.slot)), state.spent
 
 
 def run(asked: argparse.Namespace) -> None:
     """Run every way on every split that the log has not."""
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    space, options = SPACES[asked.space], dict(_option(text) for text in asked.option)
+    space, options = SPACES[asked.space], dict(option(text) for text in asked.option)
     given = {"benchmark": asked.benchmark, "jobs": 1}
-    given |= dict(_option(text) for text in asked.evaluator)
+    given |= dict(option(text) for text in asked.evaluator)
     whole = PredictionEvaluator.from_options(given, cache=asked.folder / "cache", notice=print)
     named = frozenset[str]().union(*(b.expression.terminals() for b in space.baselines))
     whole.prepare(named | space.terminals.keys())
     for split in range(asked.first, asked.first + asked.splits):
         evaluator = whole.resplit(split)
+        about = _about(evaluator, space)
         for way in asked.ways.split(","):
             name = f"{way}:{asked.label}" if asked.label else way
-            setting = _setting(evaluator, space)
-            if (setting, name, split) in {
-                (r["setting"], r["way"], r["split"]) for r in records(asked.folder)
-            }:
+            if _is_done(asked.folder, about, name):
                 continue
             began = time.process_time()
             # Nothing is bred of a random search, so it neither tunes nor starts from anything.
             bred = options if way == "ours" else {**options, "strategy": "random", "seeds": False}
             winner, spent = search(space, evaluator, bred)
             _append(asked.folder, {
-                "setting": setting, "benchmark": evaluator.benchmark.name, "space": space.name,
-                "objective": evaluator.objective_name, "way": name, "split": split,
-                "labels": len(evaluator.search) + len(evaluator.validation),
-                "unseen": len(evaluator.unseen), "options": options, "spent": spent,
+                **about, "way": name, "options": options, "spent": spent,
                 "seconds": time.process_time() - began, "found": winner.text,
                 "on_labels": winner.value, "complexity": winner.complexity,
                 "worth": worth(evaluator, {name: winner.expression}),
             })  # fmt: skip
-        if asked.known:
-            _known(asked.folder, evaluator, space, split)
+        if asked.known and not _is_done(asked.folder, about, KNOWN):
+            _append(asked.folder, {**about, "way": KNOWN, **_known(evaluator, space)})
 
 
-def _known(folder: Path, evaluator: PredictionEvaluator, space: SearchSpace, split: int) -> None:
-    """Append what the ridge and the hand-made proxies are worth on a split."""
-    setting = _setting(evaluator, space)
-    if any(
-        r["setting"] == setting and r["way"] == "known" and r["split"] == split
-        for r in records(folder)
-    ):
-        return
-    handmade: dict[str, Expression | str] = {b.name: b.expression for b in space.baselines}
-    references = ("ridge", "lexicographic")
-    _append(folder, {
-        "setting": setting, "benchmark": evaluator.benchmark.name, "space": space.name,
-        "objective": evaluator.objective_name, "way": "known", "split": split,
+def _about(evaluator: PredictionEvaluator, space: SearchSpace) -> dict[str, Any]:
+    """Return what all runs on a split have in common; the setting is that of all splits."""
+    setting = content_hash([{**evaluator.protocol(), "split": None}, space.digest])[:12]
+    return {
+        "setting": setting,
+        "benchmark": evaluator.benchmark.name,
+        "space": space.name,
+        "objective": evaluator.objective_name,
+        "split": evaluator.config.seed,
         "labels": len(evaluator.search) + len(evaluator.validation),
         "unseen": len(evaluator.unseen),
-        "worth": worth(evaluator, {**handmade, **{name: name for name in references}}),
+    }
+
+
+def _is_done(folder: Path, about: Mapping[str, Any], way: str) -> bool:
+    asked = (about["setting"], about["split"], way)
+    return any((r["setting"], r["split"], r["way"]) == asked for r in records(folder))
+
+
+def _known(evaluator: PredictionEvaluator, space: SearchSpace) -> dict[str, Any]:
+    """Return what the ridge and the hand-made proxies are worth on a split."""
+    handmade: dict[str, Expression | str] = {b.name: b.expression for b in space.baselines}
+    references = {name: name for name in ("ridge", "lexicographic")}
+    return {
+        "worth": worth(evaluator, {**handmade, **references}),
         "seen": worth(evaluator, handmade, seen=True),
-    })  # fmt: skip
+    }
 
 
 def worth(
@@ -156,29 +162,11 @@ def worth(
     return found
 
 
-def _setting(evaluator: PredictionEvaluator, space: SearchSpace) -> str:
-    protocol = {**evaluator.protocol(), "split": None}
-    return content_hash([protocol, space.digest])[:12]
-
-
 def _append(folder: Path, record: Mapping[str, Any]) -> None:
-    with (folder / "runs.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
+    append(folder, record)
     told = record.get("found", "")
     values = [f"{v:.3f}" for v in list(record["worth"].values())[:1] if v is not None]
     print(f"{record['way']:12} split {record['split']}: {' '.join(values)} {told}", flush=True)
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Return what is done; a line that was cut off by a crash is none."""
-    path = folder / "runs.jsonl"
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def interval(values: Sequence[float], ratio: float) -> tuple[float, float, float]:
@@ -225,10 +213,10 @@ def report(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield (
         f"{first['labels']} labels, {first['unseen']} networks unseen, setting {first['setting']}\n"
     )
-    known = {r["split"]: r for r in found if r["way"] == "known"}
+    known = {r["split"]: r for r in found if r["way"] == KNOWN}
     by_way: dict[str, dict[int, float]] = {}
     for record in found:
-        if record["way"] != "known":
+        if record["way"] != KNOWN:
             by_way.setdefault(record["way"], {})[record["split"]] = (
                 record["worth"][record["way"]] or 0.0
             )
@@ -284,15 +272,6 @@ def _shown(mean: float, low: float, high: float, *, sign: bool = False) -> str:
         return told
     told += f" [{form.format(low)}, {form.format(high)}]"
     return f"**{told}**" if sign and (low > 0 or high < 0) else told
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """Return the name and value of `name=value`, the value as JSON where it is."""
-    name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def main(words: Sequence[str] | None = None) -> None:

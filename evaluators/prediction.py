@@ -476,11 +476,19 @@ class PredictionEvaluator:
         scores = self._scores(expression, self.search)
         if isinstance(scores, Failed):
             return math.inf
-        quality = self.quality[self.search]
-        pairs = [(_centred(scores[s]), _centred(quality[s])) for s in self._fitted_strata]
-        mine, theirs = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        mine, theirs = self._centred(scores), self._goal
         size = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
         return 1 - abs(float(mine @ theirs)) / size if 0 < size < math.inf else math.inf
+
+    @cached_property
+    def _goal(self) -> Vector:
+        """The qualities that numbers are fitted to: hundreds of misfits ask for the same."""
+        return self._centred(self.quality[self.search])
+
+    def _centred(self, values: Vector) -> Vector:
+        """Return values of the search's networks less the means of those they compare with."""
+        parts = [values[rows] for rows in self._fitted_strata]
+        return np.concatenate([part - part.mean() for part in parts])
 
     @cached_property
     def _fitted_strata(self) -> list[Indices]:
@@ -928,7 +936,3 @@ def _fingerprint(scores: Tensor) -> Fingerprint | Failed:
         return Failed("it gives every network the same score")
     order = min(ranks.tolist(), turned.tolist())
     return Fingerprint(content_hash(order))
-
-
-def _centred(values: Vector) -> Vector:
-    return np.asarray(values - values.mean(), dtype=np.float64)

@@ -23,7 +23,7 @@ from evaluators.methods import METHODS
 from evaluators.pruning import PruningEvaluator
 from evaluators.writing import read_masks
 from tests.evaluators.tiny import edit_json, tiny_folder, tiny_options
-from tests.runs import flags, write_run_file
+from tests.runs import flags, summary_of, write_run_file
 from tests.saying import Run, refused
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +151,7 @@ def test_a_metric_of_a_file_and_of_a_run_prune_alike(
     run_file, _ = write_run_file(tmp_path / "run", run={"random_search": False}, evaluations=4.0)
     results = tmp_path / "r"
     assert run("search", "--config", run_file, "--results", results).code == 0
-    summary = json.loads((results / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(results)
     winner = summary["winner"]["text"]
     asked = {
         "run": "tiny-run",

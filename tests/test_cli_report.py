@@ -1,7 +1,6 @@
 """The report of a real small run: written by the command, looked at in a browser."""
 
 import html
-import json
 import re
 import shlex
 import shutil
@@ -15,7 +14,7 @@ import pytest
 from autoproxy.cli import main
 from autoproxy.report.figures import RULES
 from evaluators.pruning import PruningEvaluator
-from tests.runs import SEARCH, write_run_file
+from tests.runs import SEARCH, summary_of, write_run_file
 from tests.saying import Run, refused
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,7 +43,7 @@ def test_a_run_leaves_its_archive_beside_its_summary(
     assert main(["archive", "tiny-run", "--results", str(results), "--out", str(out)]) == 0
     assert (folder / "archive.csv").read_bytes() == out.read_bytes()
     assert len((folder / "random.csv").read_text(encoding="utf-8").splitlines()) > 1
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(results)
     assert {"proposed", *RULES} == set(summary["funnel"])  # each has its meaning on the page
     rows = out.read_text(encoding="utf-8").splitlines()[1:]
     spent = sum(float(row.split(",")[5]) for row in rows)
@@ -233,7 +232,7 @@ def test_who_can_draw_nothing_is_not_asked_and_has_a_report_all_the_same(tmp_pat
     run_file, _ = write_run_file(tmp_path, run=own, evaluations=4.0)
     results = tmp_path / "results"
     assert main(["search", "--config", str(run_file), "--results", str(results)]) == 0
-    summary = json.loads((results / "runs/tiny-run/summary.json").read_text(encoding="utf-8"))
+    summary = summary_of(results)
     assert [report["illustration"] for report in summary["reports"]] == [None]
     out = tmp_path / "out"
     assert main(["report", "--results", str(results), "--out", str(out)]) == 0

@@ -78,8 +78,7 @@ def fit(
     """
     start = _start(parent, space, rng)
     numbers = list(_numbers(start))
-    before = misfit(parent)
-    if not 0 < len(numbers) <= MOST or math.isinf(before):
+    if not 0 < len(numbers) <= MOST or math.isinf(before := misfit(parent)):
         return None
 
     def loss(point: Sequence[float]) -> float:

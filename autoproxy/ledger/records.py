@@ -39,7 +39,7 @@ class Event:
         slot: Position in the run's order of proposals.
         key: Content hash of the canonical form; empty for what was dropped.
         text: Canonical form of what was kept, else the proposal.
-        origin: `random` or `seed`; of one parent `subtree`, `point`, `wrap`, `shrink`, `constant`
+        origin: `random` or `seed`; of one parent `subtree`, `point`, `wrap`, `shrink`, `constant`,
             `tuned` or `fitted`; of two `crossover` or `blend`.
         parents: Keys of its parents.
         fate: `measured`, `screened`, `raced`, `failed` or `dropped`.

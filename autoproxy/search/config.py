@@ -41,8 +41,9 @@ class SearchConfig:
         crossover: Chance that a child has two parents.
         mutation: Chance that a child of two parents is mutated besides.
         tune: Chance that a child is its parent with tuned numbers.
-        fit: Chance that a child is its parent with numbers fitted to what the search may see, where
-            that costs no evaluation (predictions); elsewhere nothing is fitted.
+        fit: Chance that a child is its parent with numbers fitted to what the search may see, and
+            that those of any other child are, where that costs no evaluation (predictions);
+            elsewhere nothing is fitted.
         immigrants: Chance that a proposal is random in a later generation; it rises to a half
             where hardly any proposal is new, but for 0, which means never.
         tournament: How many are drawn when a parent is chosen; the best of them breeds.

@@ -13,6 +13,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
 from autoproxy.ledger.ledger import Ledger
 from benchmarks import bench_search as bench
+from benchmarks.run_log import records
 from evaluators.pruning import PruningEvaluator
 from tests.evaluators.tiny import tiny_options
 
@@ -36,7 +37,7 @@ def run(options: dict[str, Any], tmp_path: Path) -> Bench:
         asked += ["--blocks", 3, "--evaluations", 8, "--option", "reject=0", *words]
         asked += [word for text in given for word in ("--evaluator", text)]
         bench.main([str(word) for word in asked])
-        return bench.records(tmp_path / "b")
+        return records(tmp_path / "b")
 
     return call
 

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import bench_splits as bench
+from benchmarks.run_log import records
 from evaluators.prediction import PredictionEvaluator
 from tests.evaluators.tables import starter_rows, write
 
@@ -23,7 +24,7 @@ def run(folder: Path, *words: object) -> list[dict[str, Any]]:
     for name, value in {**SMALL, "table": str(table)}.items():
         asked += ["--evaluator", f"{name}={json.dumps(value)}"]
     bench.main([str(word) for word in [*asked, *words]])
-    return bench.records(folder / "b")
+    return records(folder / "b")
 
 
 def test_every_way_and_all_that_is_known_stand_on_the_same_labels(
