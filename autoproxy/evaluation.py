@@ -199,11 +199,12 @@ class Evaluator(Protocol):
 class Fitting(Protocol):
     """What an evaluator may offer besides: numbers of a formula can be fitted at no cost."""
 
-    def misfit(self, expression: Expression) -> float:
-        """Return how badly an expression fits what the search may see, less is better.
+    def residuals(self, expression: Expression) -> Sequence[float] | None:
+        """Return what an expression leaves unexplained of what the search may see.
 
-        It changes smoothly with the numbers above the layers, where the objective goes in steps.
-        Infinite where there are no scores.
+        One number for each label, together of length 1 where nothing is explained, 0 where all
+        is. They change smoothly with the numbers above the layers, where the objective goes in
+        steps. None where there are no scores.
         """
         ...
 

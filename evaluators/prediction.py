@@ -52,10 +52,12 @@ from evaluators.judging import Jury
 from evaluators.models import find_device
 from evaluators.proxies import NAMED
 from evaluators.proxies import score as score_by_name
-from evaluators.scoring import Gathering, Reader, Scorer, one_thread
+from evaluators.scoring import Gathering, Reader, Readings, Scorer, model_terminals, one_thread
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
+Read = tuple[tuple[Expression, ...], frozenset[str]]
+"""Features, and terminals of whole networks."""
 Indices = NDArray[np.intp]
 
 
@@ -231,6 +233,7 @@ class PredictionEvaluator:
         self._cache = cache
         self._wanted = frozenset[str]()
         self._scorers: dict[int, Scorer] = {}
+        self._latest: tuple[Read, Readings | Failed] | None = None
         self._rated: dict[tuple[str, int], dict[int, float | Failed]] = {}
         self._signs: dict[Expression | str, float | Failed] = {}
         self._usual = USUAL[config.benchmark]
@@ -407,6 +410,7 @@ class PredictionEvaluator:
         """Say which terminals will be read, before statistics are gathered."""
         self._wanted = _gathered(names)
         self._scorers.clear()  # these read other terminals
+        self._latest = None
 
     def behaviour(
         self, expressions: Sequence[Expression], reject: float = math.inf
@@ -466,24 +470,38 @@ class PredictionEvaluator:
                 {"orientation": math.copysign(1.0, signed), "networks": float(len(self.search))},
             )
 
-    def misfit(self, expression: Expression) -> float:
-        """Return 1 - |r|, r the correlation (Pearson) of scores with the qualities of the search.
+    def residuals(self, expression: Expression) -> list[float] | None:
+        """Return what the best straight line through its scores leaves of the search's qualities.
 
-        Where order within strata is what counts, both are taken from their strata's means. In
-        [0, 1]; infinite where there are no scores, or all are the same. No label is read that the
-        objective does not read.
+        Where order within strata is what counts, both are taken from their strata's means. The
+        qualities are scaled to a sum of squares of 1, so that what is left is 1 - r², r the
+        correlation (Pearson). None where there are no scores, or all are the same. No label is
+        read that the objective does not read.
         """
-        scores = self._scores(expression, self.search)
+        readings = self._readings(features(expression), model_terminals(expression))
+        scores = readings if isinstance(readings, Failed) else readings.score(expression)
         if isinstance(scores, Failed):
-            return math.inf
-        mine, theirs = self._centred(scores), self._goal
-        size = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
-        return 1 - abs(float(mine @ theirs)) / size if 0 < size < math.inf else math.inf
+            return None
+        mine = self._centred(np.asarray(scores))
+        size = float(np.linalg.norm(mine))
+        if not 0 < size < math.inf:
+            return None
+        mine /= size
+        found: list[float] = (self._goal - (mine @ self._goal) * mine).tolist()
+        return found
+
+    def _readings(self, asked: tuple[Expression, ...], named: frozenset[str]) -> Readings | Failed:
+        """Return what the search's networks are scored by; one formula is fitted at a time."""
+        if self._latest is None or self._latest[0] != (asked, named):
+            found = self.scorer().readings(asked, named, self.search.tolist())
+            self._latest = (asked, named), found
+        return self._latest[1]
 
     @cached_property
     def _goal(self) -> Vector:
-        """The qualities that numbers are fitted to: hundreds of misfits ask for the same."""
-        return self._centred(self.quality[self.search])
+        """The qualities that numbers are fitted to: hundreds of fits ask for the same."""
+        centred = self._centred(self.quality[self.search])
+        return centred / np.linalg.norm(centred)
 
     def _centred(self, values: Vector) -> Vector:
         """Return values of the search's networks less the means of those they compare with."""

@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +181,23 @@ class Reader:
         return content_hash(sources(self.benchmark.network.__module__))
 
 
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What formulas read of some networks, see `autoproxy.language.prediction.combine`."""
+
+    layers: Mapping[Expression, Sequence[Tensor]]
+    model: Mapping[str, Tensor]
+    networks: int
+
+    def score(self, expression: Expression) -> Scores:
+        """Return the scores of an expression that reads nothing else."""
+        scores = combine(expression, self.layers, self.model).reshape(-1)
+        lost = int((~torch.isfinite(scores)).sum())
+        if lost:
+            return Failed(f"no finite score for {lost} of {self.networks} networks")
+        return scores if len(scores) == self.networks else scores.expand(self.networks)
+
+
 class Scorer:
     """Scores the architectures of one benchmark; it remembers the values of features.
 
@@ -214,7 +231,20 @@ class Scorer:
         asked = dict.fromkeys(f for expression in expressions for f in features(expression))
         flows = any("log_flow" in expression.terminals() for expression in expressions)
         self._read(list(asked), networks, flows=flows, keep=keep)
-        return [self._combined(expression, networks) for expression in expressions]
+        found = []
+        for one in expressions:
+            readings = self._readings(features(one), model_terminals(one), networks)
+            found.append(readings if isinstance(readings, Failed) else readings.score(one))
+        return found
+
+    def readings(
+        self, asked: Sequence[Expression], named: Iterable[str], places: Sequence[int]
+    ) -> Readings | Failed:
+        """Return what many formulas that read the same features and terminals are scored by."""
+        networks = [self.benchmark.architectures[place] for place in places]
+        named = list(named)
+        self._read(list(asked), networks, flows="log_flow" in named, keep=True)
+        return self._readings(asked, named, networks)
 
     def digests(self, parts: Sequence[Expression], places: Sequence[int]) -> list[str]:
         """Return a digest of the values of each part of any kind but Model at all layers.
@@ -272,9 +302,11 @@ class Scorer:
         absent = sum(not self.reader.is_kept(architecture) for architecture, _ in jobs)
         return GATHERED * absent + sum(len(missing) for _, missing in jobs)
 
-    def _combined(self, expression: Expression, networks: Sequence[Architecture]) -> Scores:
+    def _readings(
+        self, asked: Sequence[Expression], named: Iterable[str], networks: Sequence[Architecture]
+    ) -> Readings | Failed:
         keys = [self.reader.key(architecture) for architecture in networks]
-        layers = {f: [self._values[f][key] for key in keys] for f in features(expression)}
+        layers = {f: [self._values[f][key] for key in keys] for f in asked}
         for feature, values in layers.items():
             empty = sum(not len(value) for value in values)
             if empty:
@@ -282,16 +314,16 @@ class Scorer:
                     f"{empty} of {len(values)} networks have no layer that offers "
                     f"{', '.join(sorted(feature.terminals())) or feature}"
                 )
-        read_here = [t for t in expression.terminals() if VOCABULARY[t].kind is Kind.MODEL]
         model = {
             name: torch.tensor([[self._model[key][name]] for key in keys], dtype=torch.float64)
-            for name in read_here
+            for name in named
         }
-        scores = combine(expression, layers, model).reshape(-1)
-        lost = int((~torch.isfinite(scores)).sum())
-        if lost:
-            return Failed(f"no finite score for {lost} of {len(keys)} networks")
-        return scores if len(scores) == len(keys) else scores.expand(len(keys))
+        return Readings(layers, model, len(keys))
+
+
+def model_terminals(expression: Expression) -> frozenset[str]:
+    """Return what an expression reads of whole networks."""
+    return frozenset(t for t in expression.terminals() if VOCABULARY[t].kind is Kind.MODEL)
 
 
 @functools.cache

@@ -12,25 +12,39 @@ from autoproxy.language.catalog import AGGREGATIONS
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import of_numbers
 from autoproxy.language.primitive import EXPONENT_RANGE
+from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.types import Kind
 from autoproxy.spaces import SearchSpace
 
+Residuals = Callable[[Expression], Sequence[float] | None]
+"""What a formula leaves unexplained; see `autoproxy.evaluation.Fitting`."""
+
+EXTEND = 0.3
+"""Chance that a formula is extended before it is fitted."""
+
 LOOSE = 0.5
-"""Chance that a formula is loosened before it is fitted, and then that a part of it is."""
+"""Chance that any other is loosened, and then that a part of it is."""
 
-TRIALS = 60
-"""How often the misfit is asked for each number."""
+STARTS = 4
+"""How often least squares begin."""
 
-STEP = 0.5
-"""First step away from a number: of an exponent, and of a factor by about a half."""
+ROUNDS = 20
+"""Steps that they take at most, each with a slope along every number."""
+
+DIGITS = 3
+"""Of a fitted number."""
 
 MOST = 12
 """More numbers are not fitted: labels are few."""
 
-_WORST = 1e9
-"""Stands for an infinite misfit: the simplex takes differences."""
+_WORST = 10.0
+"""Stands for what a formula without scores leaves of each label; with scores, all leave 1."""
 
-_FARTHEST = 80.0
-"""Of a coordinate from 0; what lies there is beyond `LARGEST` or as good as 0."""
+_MARGIN = 1e-3
+"""Least squares begin inside of the ends."""
+
+_FARTHEST = 40.0
+"""Of a factor's coordinate from 0: e ** 40 times what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,74 +59,135 @@ class Number:
         """Where it is: an exponent as it is, a factor by its own size, so that 0 is no wall."""
         return self.value if self.power else math.asinh(math.copysign(1.0, self.value))
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Between what its coordinate stays."""
+        return EXPONENT_RANGE if self.power else (-_FARTHEST, _FARTHEST)
+
     def at(self, coordinate: float) -> float:
         """Return the number at a coordinate."""
         if self.power:
-            low, high = EXPONENT_RANGE
-            return min(high, max(low, coordinate))
-        factor = (abs(self.value) or 1.0) * math.sinh(min(_FARTHEST, max(-_FARTHEST, coordinate)))
+            return coordinate
+        factor = (abs(self.value) or 1.0) * math.sinh(coordinate)
         return min(LARGEST, max(-LARGEST, factor))
 
 
 def fit(
-    parent: Expression,
-    misfit: Callable[[Expression], float],
-    space: SearchSpace,
-    rng: random.Random,
+    parent: Expression, residuals: Residuals, space: SearchSpace, rng: random.Random
 ) -> Expression | None:
     """Return a prediction whose numbers fit better than those of `parent`.
 
     Only numbers above the layers are fitted: exponents and factors of what is known of a whole
-    network, which stays as it is meanwhile. Half of the parents are loosened first: a terminal or
-    an aggregate gets an exponent, a summand a factor, where there was none. Nelder and Mead's
-    simplex (1965), which needs no slopes, looks for the least misfit; numbers have two digits.
+    network, which stays as it is meanwhile. Some parents are extended first: they get one more
+    power of a terminal of whole networks, as a factor or summand, the best of many. Others are
+    loosened: a terminal or an aggregate gets an exponent, a summand a factor, where there was
+    none. Least squares (trust-region reflective, Branch, Coleman and Li 1999, doi:
+    10.1137/S1064827595289108) start from the numbers as they are and from some around them; the
+    best are kept, with three digits.
 
     Args:
         parent: Of kind Model.
-        misfit: How badly a formula fits, less is better; infinite where it has no scores.
+        residuals: What a formula leaves of the labels; None where it has no scores.
         space: Which primitives there are, and how large a formula may be.
         rng: Where chance comes from.
 
     Returns:
         None where there is no number to fit, too many, or none that fits better.
     """
-    start = _start(parent, space, rng)
+    start = _start(parent, residuals, space, rng)
     numbers = list(_numbers(start))
-    if not 0 < len(numbers) <= MOST or math.isinf(before := misfit(parent)):
+    if not 0 < len(numbers) <= MOST or (left := residuals(parent)) is None:
         return None
+    nowhere = [_WORST] * len(left)
 
-    def loss(point: Sequence[float]) -> float:
-        values = (number.at(c) for number, c in zip(numbers, point, strict=True))
-        return min(_WORST, misfit(_with_numbers(start, values)))
+    def leaves(point: Sequence[float]) -> Sequence[float]:
+        values = (number.at(float(c)) for number, c in zip(numbers, point, strict=True))
+        found = residuals(_with_numbers(start, values))
+        return nowhere if found is None else found
 
+    solved = [_solve(leaves, numbers, point) for point in _starts(numbers, rng)]
+    best = min(solved, key=lambda found: found[0])[1]
+    rounded = (float(f"{n.at(c):.{DIGITS}g}") for n, c in zip(numbers, best, strict=True))
+    fitted = _with_numbers(start, rounded)
+    remains = residuals(fitted)
+    return fitted if remains is not None and _squares(remains) < _squares(left) else None
+
+
+def _squares(left: Sequence[float]) -> float:
+    return math.fsum(x * x for x in left)
+
+
+def _starts(numbers: Sequence[Number], rng: random.Random) -> Iterator[list[float]]:
+    """Yield where least squares begin: at the numbers as they are, then around them."""
     here = [number.coordinate for number in numbers]
-    corners = [here]
-    for place, at in enumerate(here):
-        aside = at + STEP * rng.choice((-1, 1))
-        corners.append([*here[:place], aside, *here[place + 1 :]])
-    found = optimize.minimize(
-        loss,
-        here,
-        method="Nelder-Mead",
-        options={
-            "initial_simplex": corners,
-            "maxfev": TRIALS * len(here),
-            "xatol": 1e-3,
-            "fatol": 1e-6,
-            "adaptive": True,
-        },
+    yield here
+    for _ in range(STARTS - 1):
+        yield [at + rng.gauss(0, 1) for at in here]
+
+
+def _solve(
+    leaves: Callable[[Sequence[float]], Sequence[float]],
+    numbers: Sequence[Number],
+    point: Sequence[float],
+) -> tuple[float, Sequence[float]]:
+    """Return half of the least sum of squares near a point, and where it is."""
+    low, high = zip(*(number.ends for number in numbers), strict=True)
+    inside = [
+        min(top - _MARGIN, max(end + _MARGIN, at))
+        for end, at, top in zip(low, point, high, strict=True)
+    ]
+    found = optimize.least_squares(
+        leaves, inside, bounds=(low, high), diff_step=1e-4, max_nfev=ROUNDS
     )
-    rounded = (float(f"{n.at(c):.2g}") for n, c in zip(numbers, found.x, strict=True))
-    best = _with_numbers(start, rounded)
-    return best if misfit(best) < before else None
+    return float(found.cost), [float(at) for at in found.x]
 
 
-def _start(parent: Expression, space: SearchSpace, rng: random.Random) -> Expression:
+def _start(
+    parent: Expression, residuals: Residuals, space: SearchSpace, rng: random.Random
+) -> Expression:
     """Return the formula whose numbers are fitted."""
-    if not {"pow", "mul"} <= space.primitives.keys() or rng.random() >= LOOSE:
+    if not {"pow", "mul"} <= space.primitives.keys():
         return parent
-    loosened = _loosened(parent, rng)
-    return parent if space.violation(loosened) else loosened
+    chance = rng.random()
+    if chance < EXTEND:
+        other = _extended(parent, residuals, space, rng)
+    elif chance < EXTEND + (1 - EXTEND) * LOOSE:
+        other = _loosened(parent, rng)
+    else:
+        return parent
+    return parent if space.violation(other) else other
+
+
+def _extended(
+    parent: Expression, residuals: Residuals, space: SearchSpace, rng: random.Random
+) -> Expression:
+    """Return a formula with one more power of a terminal of whole networks.
+
+    As in stepwise regression it is what leaves the least, here of half of the terminals, so that
+    relatives differ. A power that comes by chance hardly ever has a worth before it is fitted.
+    """
+    known = sorted(name for name in space.terminals if VOCABULARY[name].kind is Kind.MODEL)
+    if not known:
+        return _loosened(parent, rng)
+    tried = [
+        longer
+        for name in rng.sample(known, math.ceil(len(known) / 2))
+        for longer in _longer(parent, Expression(name), space)
+    ]
+    left = [residuals(one) for one in tried]
+    costs = [math.inf if r is None else _squares(r) for r in left]
+    return tried[costs.index(min(costs))]
+
+
+def _longer(parent: Expression, term: Expression, space: SearchSpace) -> Iterator[Expression]:
+    """Yield a formula times and plus a power of a term, over all sizes that matter."""
+    for exponent in (-1.0, -0.3, -0.1, 0.1, 0.3, 1.0):
+        yield Expression("mul", (parent, Expression("pow", (term, constant(exponent)))))
+    if "add" in space.primitives:
+        for exponent in (-1.0, 1.0):
+            power = Expression("pow", (term, constant(exponent)))
+            for factor in (sign * 10.0**k for k in range(-9, 10) for sign in (-1, 1)):
+                yield Expression("add", (parent, Expression("mul", (constant(factor), power))))
 
 
 def _loosened(node: Expression, rng: random.Random) -> Expression:

@@ -60,8 +60,8 @@ class Breeder:
         *self._cheap, _ = evaluator.fidelities
         self._config = config
         self._note = note
-        misfit = evaluator.misfit if isinstance(evaluator, Fitting) else None
-        self._proposer = Proposer(Grammar(space), config, evaluator.objective, misfit)
+        residuals = evaluator.residuals if isinstance(evaluator, Fitting) else None
+        self._proposer = Proposer(Grammar(space), config, evaluator.objective, residuals)
         self._sieve = Sieve(space, evaluator, config.reject, same=config.same)
         self._generation = 0  # the next one that is bred, with its first slot
         self._slot = 0

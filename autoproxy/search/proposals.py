@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autoproxy.breeding.constants import tune
-from autoproxy.breeding.fitting import fit
+from autoproxy.breeding.fitting import Residuals, fit
 from autoproxy.breeding.grammar import Grammar
 from autoproxy.breeding.selection import tournament
 from autoproxy.breeding.variation import MUTATIONS, blend, cross, mutate, sprout
@@ -60,7 +60,7 @@ class Proposer:
         grammar: Of the space.
         config: How to search.
         objective: What values mean.
-        misfit: How badly numbers fit, where that costs no evaluation; see `Fitting`.
+        residuals: What a formula leaves unexplained, where an evaluator says it; see `Fitting`.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Proposer:
         grammar: Grammar,
         config: SearchConfig,
         objective: Objective,
-        misfit: Callable[[Expression], float] | None = None,
+        residuals: Residuals | None = None,
     ) -> None:
         self._grammar = grammar
         self._config = config
         self._objective = objective
-        self._misfit = misfit
+        self._residuals = residuals
 
     def propose(
         self, slots: range, parents: Parents, novelty: Callable[[Expression], str | None]
@@ -147,11 +147,13 @@ class Proposer:
         return (mother,), how, mutate(grammar, rng, how, mother.expression)
 
     def _fits(self, rng: random.Random) -> bool:
-        asked = self._config.fit if self._misfit else 0.0
+        asked = self._config.fit if self._residuals else 0.0
         return asked > 0 and rng.random() < asked
 
     def _fitted(self, expression: Expression, rng: random.Random) -> Expression | None:
-        return self._misfit and fit(expression, self._misfit, self._grammar.space, rng)
+        if self._residuals is None:
+            return None
+        return fit(expression, self._residuals, self._grammar.space, rng)
 
     def _ramped(self, rng: random.Random) -> Expression:
         """Return one of ramped half-and-half: depths 2 to 5 where they fit, half of them full."""
