@@ -482,8 +482,9 @@ class PredictionEvaluator:
         scores = readings if isinstance(readings, Failed) else readings.score(expression)
         if isinstance(scores, Failed):
             return None
-        mine = self._centred(np.asarray(scores))
-        size = float(np.linalg.norm(mine))
+        with np.errstate(over="ignore", invalid="ignore"):  # seen below: their size is not finite
+            mine = self._centred(np.asarray(scores))
+            size = float(np.linalg.norm(mine))
         if not 0 < size < math.inf:
             return None
         mine /= size

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -276,8 +277,11 @@ def test_residuals_are_of_a_line_through_the_labels_of_the_search(
         assert np.sort(found) == pytest.approx(np.sort(alone), abs=1e-9), text
         turned = evaluator.residuals(parse(f"3 - 2 * {text}"))
         assert turned == pytest.approx(found, abs=1e-9)
-    for text in ("sub(params, params)", "layers_sum(all_norm(g))"):
-        assert evaluator.residuals(parse(text)) is None
+    huge = 6 * "mul(1e30, " + "params" + 6 * ")"  # finite, and its sum of squares is not
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text in ("sub(params, params)", "layers_sum(all_norm(g))", huge):
+            assert evaluator.residuals(parse(text)) is None
 
 
 def left(evaluator: PredictionEvaluator, text: str) -> float:
