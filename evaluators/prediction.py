@@ -34,7 +34,7 @@ from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.language.prediction import features
-from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.terminals import MODEL_TERMINALS
 from autoproxy.language.types import Kind
 from evaluators import correlation, judging, proxies, scoring, sites
 from evaluators.benchmarks import keeping
@@ -52,12 +52,10 @@ from evaluators.judging import Jury
 from evaluators.models import find_device
 from evaluators.proxies import NAMED
 from evaluators.proxies import score as score_by_name
-from evaluators.scoring import Gathering, Reader, Readings, Scorer, model_terminals, one_thread
+from evaluators.scoring import Gathering, Reader, Scorer, one_thread
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
-Read = tuple[tuple[Expression, ...], frozenset[str]]
-"""Features, and terminals of whole networks."""
 Indices = NDArray[np.intp]
 
 
@@ -233,7 +231,6 @@ class PredictionEvaluator:
         self._cache = cache
         self._wanted = frozenset[str]()
         self._scorers: dict[int, Scorer] = {}
-        self._latest: tuple[Read, Readings | Failed] | None = None
         self._rated: dict[tuple[str, int], dict[int, float | Failed]] = {}
         self._signs: dict[Expression | str, float | Failed] = {}
         self._usual = USUAL[config.benchmark]
@@ -308,9 +305,7 @@ class PredictionEvaluator:
     @property
     def provides(self) -> frozenset[str]:
         """Every terminal of a network."""
-        return frozenset(sites.TERMINALS) | {
-            t.name for t in VOCABULARY.values() if t.kind is Kind.MODEL
-        }
+        return frozenset(sites.TERMINALS) | MODEL_TERMINALS
 
     @property
     def fidelities(self) -> tuple[float, ...]:
@@ -410,7 +405,6 @@ class PredictionEvaluator:
         """Say which terminals will be read, before statistics are gathered."""
         self._wanted = _gathered(names)
         self._scorers.clear()  # these read other terminals
-        self._latest = None
 
     def behaviour(
         self, expressions: Sequence[Expression], reject: float = math.inf
@@ -478,25 +472,17 @@ class PredictionEvaluator:
         correlation (Pearson). None where there are no scores, or all are the same. No label is
         read that the objective does not read.
         """
-        readings = self._readings(features(expression), model_terminals(expression))
-        scores = readings if isinstance(readings, Failed) else readings.score(expression)
+        scores = self._scores(expression, self.search)
         if isinstance(scores, Failed):
             return None
         with np.errstate(over="ignore", invalid="ignore"):  # seen below: their size is not finite
-            mine = self._centred(np.asarray(scores))
+            mine = self._centred(scores)
             size = float(np.linalg.norm(mine))
         if not 0 < size < math.inf:
             return None
         mine /= size
         found: list[float] = (self._goal - (mine @ self._goal) * mine).tolist()
         return found
-
-    def _readings(self, asked: tuple[Expression, ...], named: frozenset[str]) -> Readings | Failed:
-        """Return what the search's networks are scored by; one formula is fitted at a time."""
-        if self._latest is None or self._latest[0] != (asked, named):
-            found = self.scorer().readings(asked, named, self.search.tolist())
-            self._latest = (asked, named), found
-        return self._latest[1]
 
     @cached_property
     def _goal(self) -> Vector:
@@ -891,7 +877,7 @@ class PredictionEvaluator:
     def _scores(
         self, expression: Expression, places: Indices, draw: int | None = None
     ) -> Vector | Failed:
-        (found,) = self.scorer(draw).scores([expression], places.tolist())
+        found = self.scorer(draw).score(expression, places.tolist())
         if isinstance(found, Failed):
             return found
         return np.asarray(found, dtype=np.float64)
@@ -913,9 +899,7 @@ def _table(config: PredictionConfig, cache: Path) -> Path | None:
 
 def _gathered(names: Iterable[str]) -> frozenset[str]:
     """Return those terminals that are measured, not told by a configuration."""
-    return frozenset(
-        name for name in names if VOCABULARY[name].kind is not Kind.MODEL or name == "log_flow"
-    )
+    return frozenset(name for name in names if name not in MODEL_TERMINALS or name == "log_flow")
 
 
 def _or_least(tau: float | None) -> float:

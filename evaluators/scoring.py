@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
 from autoproxy.language.prediction import combine, features
 from autoproxy.language.program import Program
-from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.terminals import MODEL_TERMINALS, VOCABULARY
 from autoproxy.language.types import Kind
 from evaluators import cache, networks, sites
 from evaluators.benchmarks import batches, table, zipf
@@ -214,6 +214,7 @@ class Scorer:
         self._jobs = 1 if alone else jobs
         self._values: dict[Expression, dict[str, Tensor]] = {}
         self._model: dict[str, dict[str, float]] = {}
+        self._latest: tuple[object, Readings | Failed] | None = None
 
     def scores(
         self, expressions: Sequence[Expression], places: Sequence[int], *, keep: bool = True
@@ -227,24 +228,25 @@ class Scorer:
             places: Positions in the benchmark.
             keep: Whether statistics stay in the cache for the next pass.
         """
-        networks = [self.benchmark.architectures[place] for place in places]
-        asked = dict.fromkeys(f for expression in expressions for f in features(expression))
-        flows = any("log_flow" in expression.terminals() for expression in expressions)
-        self._read(list(asked), networks, flows=flows, keep=keep)
+        networks = self._know(expressions, places, keep=keep)
         found = []
         for one in expressions:
-            readings = self._readings(features(one), model_terminals(one), networks)
+            readings = self._readings(one, networks)
             found.append(readings if isinstance(readings, Failed) else readings.score(one))
         return found
 
-    def readings(
-        self, asked: Sequence[Expression], named: Iterable[str], places: Sequence[int]
-    ) -> Readings | Failed:
-        """Return what many formulas that read the same features and terminals are scored by."""
-        networks = [self.benchmark.architectures[place] for place in places]
-        named = list(named)
-        self._read(list(asked), networks, flows="log_flow" in named, keep=True)
-        return self._readings(asked, named, networks)
+    def score(self, expression: Expression, places: Sequence[int]) -> Scores:
+        """Return the scores of one expression, as `scores` does.
+
+        What it reads is at hand for the next one, if that reads the same: a fit asks for hundreds
+        that differ in their numbers alone.
+        """
+        asked = (features(expression), expression.terminals() & MODEL_TERMINALS, tuple(places))
+        if self._latest is None or self._latest[0] != asked:
+            networks = self._know([expression], places, keep=True)
+            self._latest = asked, self._readings(expression, networks)
+        readings = self._latest[1]
+        return readings if isinstance(readings, Failed) else readings.score(expression)
 
     def digests(self, parts: Sequence[Expression], places: Sequence[int]) -> list[str]:
         """Return a digest of the values of each part of any kind but Model at all layers.
@@ -259,6 +261,16 @@ class Scorer:
             joblib.delayed(self.reader.digests)(network, parts) for network in networks
         )
         return [content_hash(list(of_part)) for of_part in zip(*found, strict=True)]
+
+    def _know(
+        self, expressions: Sequence[Expression], places: Sequence[int], *, keep: bool
+    ) -> list[Architecture]:
+        """Return the architectures at `places`, when all that expressions read of them is known."""
+        networks = [self.benchmark.architectures[place] for place in places]
+        asked = dict.fromkeys(f for expression in expressions for f in features(expression))
+        flows = any("log_flow" in expression.terminals() for expression in expressions)
+        self._read(list(asked), networks, flows=flows, keep=keep)
+        return networks
 
     def _read(
         self,
@@ -303,10 +315,10 @@ class Scorer:
         return GATHERED * absent + sum(len(missing) for _, missing in jobs)
 
     def _readings(
-        self, asked: Sequence[Expression], named: Iterable[str], networks: Sequence[Architecture]
+        self, expression: Expression, networks: Sequence[Architecture]
     ) -> Readings | Failed:
         keys = [self.reader.key(architecture) for architecture in networks]
-        layers = {f: [self._values[f][key] for key in keys] for f in asked}
+        layers = {f: [self._values[f][key] for key in keys] for f in features(expression)}
         for feature, values in layers.items():
             empty = sum(not len(value) for value in values)
             if empty:
@@ -316,14 +328,9 @@ class Scorer:
                 )
         model = {
             name: torch.tensor([[self._model[key][name]] for key in keys], dtype=torch.float64)
-            for name in named
+            for name in expression.terminals() & MODEL_TERMINALS
         }
         return Readings(layers, model, len(keys))
-
-
-def model_terminals(expression: Expression) -> frozenset[str]:
-    """Return what an expression reads of whole networks."""
-    return frozenset(t for t in expression.terminals() if VOCABULARY[t].kind is Kind.MODEL)
 
 
 @functools.cache

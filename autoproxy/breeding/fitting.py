@@ -12,8 +12,7 @@ from autoproxy.language.catalog import AGGREGATIONS
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import of_numbers
 from autoproxy.language.primitive import EXPONENT_RANGE
-from autoproxy.language.terminals import VOCABULARY
-from autoproxy.language.types import Kind
+from autoproxy.language.terminals import MODEL_TERMINALS
 from autoproxy.spaces import SearchSpace
 
 Residuals = Callable[[Expression], Sequence[float] | None]
@@ -166,7 +165,7 @@ def _extended(
     As in stepwise regression it is what leaves the least, here of half of the terminals, so that
     relatives differ. A power that comes by chance hardly ever has a worth before it is fitted.
     """
-    known = sorted(name for name in space.terminals if VOCABULARY[name].kind is Kind.MODEL)
+    known = sorted(space.terminals.keys() & MODEL_TERMINALS)
     if not known:
         return _loosened(parent, rng)
     tried = [

@@ -2,7 +2,7 @@
 
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of
-from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.terminals import MODEL_TERMINALS
 from autoproxy.language.types import Kind
 
 _BACKWARD = frozenset({"g", "g_norm", "g_abs", "g_token", "g_region", "dx", "dy"})
@@ -13,10 +13,7 @@ _DEAR = frozenset({"h_inv", "u_diag", "hg", "flow", "log_flow"})
 
 _OF_PLACES = {"fan_in", "fan_out", "block_index", "is_attention", "is_mlp", "is_first"}
 
-_FREE = frozenset(
-    {"W", "noise", *_OF_PLACES, *(t.name for t in VOCABULARY.values() if t.kind is Kind.MODEL)}
-    - _DEAR
-)
+_FREE = frozenset({"W", "noise", *_OF_PLACES, *MODEL_TERMINALS} - _DEAR)
 """Terminals that are known without any pass: what is stored, and what is counted."""
 
 _PASSES = {"exp": 4.0, "log": 4.0, "tanh": 11.0, "sigmoid": 11.0, "pow": 20.0, "sqrt": 2.0}

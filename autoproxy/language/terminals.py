@@ -278,6 +278,9 @@ _TERMINALS = (
 
 VOCABULARY: Mapping[str, Terminal] = MappingProxyType({t.name: t for t in _TERMINALS})
 
+MODEL_TERMINALS = frozenset(t.name for t in _TERMINALS if t.kind is Kind.MODEL)
+"""What is known of a whole network."""
+
 _FOR_PREDICTIONS = ("hg", "flow", "fan_in", "fan_out", "is_attention", "is_mlp", "is_first")
 
 OF_ONE_MODEL = frozenset(
