@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,6 +104,13 @@ def test_workers_killed_under_load_lose_nothing_and_give_nothing_twice(
     assert sorted(given_back) == [2 * n for n in range(len(futures))]
     repeated = len(list(tmp_path.iterdir())) - len(futures)
     assert repeated > 0, "no kill hit any work"
+
+
+def wait_until(what: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.01)
 
 
 def wait_for_a_worker(folder: Path) -> int:
@@ -202,23 +209,22 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("backend", ["loky", pytest.param("ray", marks=pytest.mark.slow)])
 def test_no_worker_outlives_a_killed_parent(backend: str, tmp_path: Path) -> None:
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", PARENT, backend, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(chores.ROOT)},
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == "ready\n"
-    notes = list(tmp_path.iterdir())
-    processes = {int(note.name.partition("-")[0]) for note in notes}
+    ) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "ready\n"
+            # The worker that is done first may not be the one that began first.
+            wait_until(lambda: len(list(tmp_path.iterdir())) == 2, seconds=60)
+        finally:
+            parent.kill()
+    processes = {int(note.name.partition("-")[0]) for note in tmp_path.iterdir()}
     assert len(processes) == 2
-    parent.kill()
-    parent.communicate()
-    deadline = time.monotonic() + 20
-    while any(map(running, processes)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(running, processes))
+    wait_until(lambda: not any(map(running, processes)), seconds=20)
 
 
 def test_closing_ends_workers_and_whatever_they_do(tmp_path: Path) -> None:
