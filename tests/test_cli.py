@@ -26,14 +26,16 @@ from filelock import FileLock
 from autoproxy import plugins
 from autoproxy.cli import main
 from autoproxy.cli_common import present
+from autoproxy.commands import loading
 from autoproxy.commands.progress import Clock
 from autoproxy.commands.workspace import to_toml
+from autoproxy.export.manifest import read_json
 from autoproxy.language.parse import parse
 from autoproxy.language.program import Program
 from autoproxy.ledger.schema import SCHEMA_VERSION
 from evaluators.methods import METHODS
 from evaluators.prediction import PredictionEvaluator
-from search_spaces.importance import BASELINES
+from search_spaces.importance import BASELINES, SPACE
 from tests.autoproxy.export.drawn import arguments, inputs
 from tests.evaluators.tiny import edit_json
 from tests.runs import (
@@ -223,13 +225,15 @@ def test_resuming_what_is_done_measures_nothing_and_says_the_same(place: Place, 
     assert run("resume", "tiny-run", "--results", place.results, "--json").code == 0
 
 
+@pytest.mark.parametrize(("calls", "begun"), [(25, 1), (51, 2)])
 def test_an_interrupted_run_says_how_to_go_on(
-    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, calls: int, begun: int
 ) -> None:
+    """In its search, and in the random search that is its companion."""
     from evaluators.pruning import PruningEvaluator
 
     measure = PruningEvaluator.measure
-    left = [25]
+    left = [calls]
 
     def interrupted(self: Any, expressions: Any, fidelity: float) -> Any:
         left[0] -= 1
@@ -244,13 +248,19 @@ def test_an_interrupted_run_says_how_to_go_on(
     go_on = f"autoproxy resume tiny-run --results {tmp_path}"
     assert said.err.splitlines()[-1] == f"autoproxy: stopped; go on with: {go_on}"
     assert "Traceback" not in said.err
-    (status,) = {row[-1] for row in rows(tmp_path / "ledger.sqlite")["runs"]}
-    assert status == "interrupted"
+    assert [row[-1] for row in rows(tmp_path / "ledger.sqlite")["runs"]] == ["interrupted"] * begun
     said = run("export", "tiny-run", "--results", tmp_path)
     assert said.code == 2
     assert "is not done, so it has no winner; go on: autoproxy resume tiny-run" in said.err
-    assert run("resume", "--results", tmp_path).code == 0
+    began, made = loading.manifest(SPACE), loading.manifest
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "manifest", lambda space: {**made(space), "commit": "later"})
+        assert run("resume", "--results", tmp_path).code == 0
     assert outcome_of_run(tmp_path) == outcome_of_run(place.results)
+    told = read_json(tmp_path / "runs" / "tiny-run" / "manifest.json")
+    assert told["commit"] == began["commit"]
+    assert told["ended_with"] == {"commit": "later"}
+    assert "ended_with" not in read_json(place.results / "runs" / "tiny-run" / "manifest.json")
 
 
 @pytest.mark.parametrize(

@@ -201,9 +201,8 @@ class _Run:
                 self._keep_plan()
             summary = self._stages()
         except BaseException:
-            if self._has_begun:
-                with contextlib.suppress(Exception):  # the first error is the one to tell
-                    self._stands(self._name, "interrupted")
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self._interrupted()
             raise
         self._board()
         return summary
@@ -277,6 +276,12 @@ class _Run:
         """Store how a run stands, and what it took in all, before any interruption included."""
         seconds = self._clocks[name].seconds
         self._ledger.update_run(name, status=status, seconds=seconds, summary=summary)
+
+    def _interrupted(self) -> None:
+        """Store that what was under way is not any more: the run, and maybe its companion."""
+        for name in self._clocks:
+            if self._ledger.run(name).status == "running":
+                self._stands(name, "interrupted")
 
     def _measure_baselines(self) -> dict[str, tuple[Baseline, Outcome]]:
         """Measure every hand-made metric that the evaluator can, outside the budget."""
@@ -426,8 +431,11 @@ class _Run:
     def _finish(self, summary: Mapping[str, Any], hall: HallOfFame, winner: Individual) -> None:
         folder = self._workspace.run_folder(self._name)
         write_json(folder / "hall_of_fame.json", {"hall_of_fame": hall.to_json()})
+        began, now = self._ledger.run(self._name).manifest, loading.manifest(self._space)
+        changed = {name: value for name, value in now.items() if value != began.get(name)}
         manifest = {
-            **loading.manifest(self._space),
+            **began,
+            **({"ended_with": changed} if changed else {}),
             "run": self._name,
             "config": self._plan.tables(),
             "protocol": self._evaluator.protocol(),
