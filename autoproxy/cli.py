@@ -507,7 +507,7 @@ def export(
     if out is None:
         write(source)
         return
-    write_text(out, source, instead="another --out")
+    write_text(out, source.rstrip("\n") + "\n", instead="another --out")
     write(f"wrote {out}")
 
 

@@ -431,6 +431,9 @@ def test_the_exported_winner_is_what_was_measured(place: Place, run: Run, tmp_pa
 def test_forms(run: Run, tmp_path: Path, form: str, expected: str) -> None:
     said = run("export", "wanda", "--form", form, "--results", tmp_path)
     assert (said.code, said.out, said.err) == (0, expected, "")
+    out = tmp_path / "formula.txt"
+    assert run("export", "wanda", "--form", form, "--results", tmp_path, "--out", out).code == 0
+    assert out.read_text(encoding="utf-8") == expected
 
 
 def test_a_metric_goes_through_its_json_file(place: Place, run: Run, tmp_path: Path) -> None:
