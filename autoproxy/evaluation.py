@@ -119,7 +119,7 @@ class Individual:
         value: Measured at fidelity 1, in the objective's unit.
         slot: Position in the run's order of proposals.
         origin: `random` or `seed`; of one parent `subtree`, `point`, `wrap`, `shrink`, `constant`,
-            `tuned`, `weighed` or `fitted`; of two `crossover` or `blend`.
+            `tuned` or `fitted`; of two `crossover` or `blend`.
         parents: Keys of the individuals it was bred from.
         details: Further numbers measured on the way, such as `perplexity`.
         generation: In which it was bred.

@@ -14,7 +14,6 @@ STEADY_STATE: Mapping[str, Any] = MappingProxyType(
         "lag": 0,
         "lifespan": 0,
         "tune": 0.0,
-        "weigh": 0.0,
         "fit": 0.0,
         "reject": 0.0,
         "promote": 1.0,

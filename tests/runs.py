@@ -33,7 +33,6 @@ SEARCH: Mapping[str, Any] = {
     "lifespan": 0,
     "mutation": 0.0,
     "tune": 0.0,
-    "weigh": 0.0,
     "same": "mask",
     "population": 4,
     "batch": 6,

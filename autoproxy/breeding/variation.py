@@ -8,9 +8,7 @@ from deap import gp
 
 from autoproxy.breeding.constants import stepped_exponent, stepped_factor
 from autoproxy.breeding.grammar import Grammar, Node
-from autoproxy.language.catalog import CATALOG
 from autoproxy.language.expression import Expression, constant
-from autoproxy.language.parse import kind_of
 from autoproxy.language.types import Kind
 from autoproxy.seeding import lend_to_global
 
@@ -50,31 +48,6 @@ def blend(
 
 
 _BLENDS = ("mul", "add")
-
-
-def weigh(grammar: Grammar, rng: random.Random, parent: Expression) -> Expression | None:
-    """Return `parent` times a power of one input, as the space draws inputs and exponents.
-
-    Products of powers hold most of what can be said about one layer; by other mutations it takes
-    three lucky ones in a row to multiply by one.
-
-    Returns:
-        None where the space has no products, no powers, or no input whose product with `parent`
-        is of its root kind.
-    """
-    space = grammar.space
-    if not {"mul", "pow"} <= space.primitives.keys():
-        return None
-    weights = {
-        name: weight
-        for name, weight in space.terminals.items()
-        if CATALOG["mul"].result((space.root, kind_of(space.leaf(name)))) is space.root
-    }
-    if not weights:
-        return None
-    (name,) = rng.choices(list(weights), list(weights.values()))
-    factor = Expression("pow", (space.leaf(name), constant(rng.choice(space.exponents))))
-    return Expression("mul", (parent, factor))
 
 
 def mutate(grammar: Grammar, rng: random.Random, how: str, parent: Expression) -> Expression:

@@ -40,7 +40,7 @@ class Event:
         key: Content hash of the canonical form; empty for what was dropped.
         text: Canonical form of what was kept, else the proposal.
         origin: `random` or `seed`; of one parent `subtree`, `point`, `wrap`, `shrink`, `constant`,
-            `tuned`, `weighed` or `fitted`; of two `crossover` or `blend`.
+            `tuned` or `fitted`; of two `crossover` or `blend`.
         parents: Keys of its parents.
         fate: `measured`, `screened`, `raced`, `failed` or `dropped`.
         rule: The rule that dropped it.

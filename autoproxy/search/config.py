@@ -41,7 +41,6 @@ class SearchConfig:
         crossover: Chance that a child has two parents.
         mutation: Chance that a child of two parents is mutated besides.
         tune: Chance that a child is its parent with tuned numbers.
-        weigh: Chance that a child is its parent times a power of one input.
         fit: Chance that a child is its parent with numbers fitted to what the search may see, and
             that those of any other child are, where that costs no evaluation (predictions);
             elsewhere nothing is fitted.
@@ -79,7 +78,6 @@ class SearchConfig:
     crossover: float = 0.4
     mutation: float = 0.0
     tune: float = 0.0
-    weigh: float = 0.0
     fit: float = 0.0
     immigrants: float = 0.1
     tournament: int = 2
@@ -142,7 +140,6 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "crossover": (0, 1),
     "mutation": (0, 1),
     "tune": (0, 1),
-    "weigh": (0, 1),
     "fit": (0, 1),
     "immigrants": (0, 1),
     "tournament": (1, 1000),

@@ -8,7 +8,7 @@ from autoproxy.breeding.constants import tune
 from autoproxy.breeding.fitting import Residuals, fit
 from autoproxy.breeding.grammar import Grammar
 from autoproxy.breeding.selection import tournament
-from autoproxy.breeding.variation import MUTATIONS, blend, cross, mutate, sprout, weigh
+from autoproxy.breeding.variation import MUTATIONS, blend, cross, mutate, sprout
 from autoproxy.evaluation import Individual, Objective
 from autoproxy.language.expression import Expression
 from autoproxy.language.prediction import features
@@ -122,10 +122,6 @@ class Proposer:
             tuned = tune(mother, parents.known, self._objective, rng, powers=powers)
             if tuned is not None:
                 return Proposal(slot, tuned, "tuned", (mother.key,))
-        if config.weigh and rng.random() < config.weigh:
-            weighed = weigh(grammar, rng, mother.expression)
-            if weighed is not None:
-                return Proposal(slot, weighed, "weighed", (mother.key,))
         if tuning and self._fits(rng):
             fitted = self._fitted(mother.expression, rng)
             if fitted is not None:

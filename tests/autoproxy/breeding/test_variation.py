@@ -5,16 +5,14 @@ import os
 import random
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autoproxy.breeding.grammar import Grammar
-from autoproxy.breeding.variation import MUTATIONS, blend, cross, mutate, sprout, weigh
+from autoproxy.breeding.variation import MUTATIONS, blend, cross, mutate, sprout
 from autoproxy.language.canonical import canonical
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
@@ -205,46 +203,6 @@ def test_blends_are_products_and_sums_as_often_as_the_space_draws_them() -> None
     assert child.head == "abs"
 
 
-@pytest.mark.parametrize("tried", AWKWARD, ids=described)
-def test_weighed_is_times_a_power_of_an_input_that_leaves_the_kind(tried: SearchSpace) -> None:
-    grammar, inputs = Grammar(tried), set[str]()
-    for seed in range(60):
-        mother = parent(grammar, seed)
-        child = weigh(grammar, random.Random(seed), mother)
-        if child is None:
-            continue
-        assert kind_by_text(child) is tried.root
-        assert (child.head, child.operands[0]) == ("mul", mother)
-        power = child.operands[1]
-        assert power.head == "pow"
-        assert power.operands[0] in {tried.leaf(name) for name in tried.terminals}
-        assert power.operands[1].value in tried.exponents
-        inputs |= power.terminals()
-    assert bool(inputs) is ({"mul", "pow"} <= tried.primitives.keys())
-
-
-def test_inputs_are_weighed_in_as_often_as_the_space_draws_them() -> None:
-    tried = [weigh(GRAMMAR, random.Random(seed), parse("abs(W)")) for seed in range(1500)]
-    assert None not in tried
-    counted = Counter(str(child.operands[1].operands[0]) for child in tried if child)
-    weights = {str(GRAMMAR.space.leaf(n)): w for n, w in GRAMMAR.space.terminals.items()}
-    assert counted.keys() == weights.keys()
-    for name, weight in weights.items():
-        share = weight / sum(weights.values())
-        assert counted[name] / len(tried) == pytest.approx(share, abs=0.04)
-
-
-def test_an_input_that_would_change_the_kind_is_not_weighed_in() -> None:
-    """The importance of a channel stays a number a channel: no weight is multiplied in."""
-    channels = replace(
-        space(Kind.PER_INPUT, "W x_norm y_norm", "mul pow row_sum col_sum"), exponents=(0.5,)
-    )
-    found = {
-        str(weigh(Grammar(channels), random.Random(seed), parse("x_norm"))) for seed in range(40)
-    }
-    assert found == {"mul(x_norm, pow(x_norm, 0.5))"}
-
-
 @given(seeds)
 def test_the_global_stream_is_given_back(seed: int) -> None:
     mother, father = parent(GRAMMAR, seed), parent(GRAMMAR, seed + 1)
@@ -253,7 +211,6 @@ def test_the_global_stream_is_given_back(seed: int) -> None:
     sprout(GRAMMAR, rng, low=1, high=3, full=False)
     cross(GRAMMAR, rng, mother, father)
     blend(GRAMMAR, rng, mother, father)
-    weigh(GRAMMAR, rng, mother)
     for how in MUTATIONS:
         mutate(GRAMMAR, rng, how, mother)
     assert random.getstate() == outside

@@ -169,21 +169,6 @@ def test_tuned_children_have_the_shape_of_their_parent() -> None:
         )
 
 
-def test_weighed_children_are_their_parent_times_a_power() -> None:
-    memory = DictMemory()
-    state = search(replace(CONFIG, evaluations=40.0, weigh=0.7, immigrants=0.0), memory)
-    texts = {i.key: i.text for i in state.archive}
-    bred = [f.proposal for f in memory.fates if f.generation > 0 and f.proposal.origin != "seed"]
-    weighed = [p for p in bred if p.origin == "weighed"]
-    assert len(weighed) / len(bred) == pytest.approx(0.7, abs=0.15)
-    for proposal in weighed:
-        (parent,) = proposal.parents
-        product = proposal.expression
-        assert product.head == "mul"
-        assert str(product.operands[0]) == texts[parent]
-        assert product.operands[1].head == "pow"
-
-
 def test_immigrants_are_called_where_nothing_is_new() -> None:
     """A space that is all but exhausted: the share of random proposals rises to a half."""
     small = replace(SPACE, terminals={"W": 1, "x_norm": 1}, max_size=5, baselines=())
