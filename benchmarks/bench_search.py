@@ -84,7 +84,7 @@ class Meter:
     best: str = ""
     _began: float = field(default_factory=time.process_time)
     _recalled: float = 0.0
-    _paid: dict[str, float] = field(default_factory=dict)
+    _paid: dict[str, list[float]] = field(default_factory=dict)
     _texts: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -140,9 +140,13 @@ class Meter:
         return Measured(math.fsum(first) / len(first), fidelity, share, details)
 
     def _charge(self, address: str, fidelity: float, outcome: Outcome) -> None:
-        before = self._paid.get(address, 0.0)
-        new = fidelity - before if before < fidelity - _EPSILON else fidelity  # else once more
-        self._paid[address] = fidelity
+        # One formula may be measured twice at a time, where a preset lets copies through.
+        begun = self._paid.setdefault(address, [])
+        before = max((f for f in begun if f < fidelity - _EPSILON), default=0.0)
+        if before:
+            begun.remove(before)
+        begun.append(fidelity)
+        new = fidelity - before
         self.spent += new
         if isinstance(outcome, Failed):
             return  # its masks cannot be made, so nothing was run

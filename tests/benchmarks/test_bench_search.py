@@ -110,6 +110,17 @@ def test_blocks_are_charged_once_and_repetitions_again(meter: bench.Meter) -> No
     assert (meter.spent, meter.tokens, len(meter.curve)) == (2.0, 80, 1)
 
 
+def test_copies_that_are_measured_side_by_side_cost_what_each_costs(meter: bench.Meter) -> None:
+    """Of a preset that lets them through: both begin before either is done."""
+    expression = parse("abs(W)")
+    for copies in (2, 3):
+        before = meter.spent
+        for fidelity in (0.25, 0.5, 1.0):
+            for _ in range(copies):
+                meter.store("k", expression, fidelity, Measured(4.0, fidelity, 1.0))
+        assert meter.spent - before == copies
+
+
 def test_a_part_of_what_is_known_in_full_is_known(meter: bench.Meter) -> None:
     other = bench.Meter(meter.ledger, "p", blocks=4, length=10)
     other.store("k", parse("abs(W)"), 1.0, full(4.0, 2.0, 2.0, 4.0))
