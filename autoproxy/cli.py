@@ -55,6 +55,7 @@ from autoproxy.cli_common import (
     ValidationBlocks,
     Windows,
     WorkerCount,
+    ended,
     interruptible,
     of_evaluator,
     present,
@@ -507,7 +508,7 @@ def export(
     if out is None:
         write(source)
         return
-    write_text(out, source.rstrip("\n") + "\n", instead="another --out")
+    write_text(out, ended(source), instead="another --out")
     write(f"wrote {out}")
 
 

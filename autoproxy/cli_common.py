@@ -231,9 +231,14 @@ def interruptible(told: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def ended(text: str) -> str:
+    """Return a text that ends its line, printed or written to a file."""
+    return text if text.endswith("\n") else text + "\n"
+
+
 def write(text: str) -> None:
     """Print a text, which ends its line."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.write(ended(text))
 
 
 def present(

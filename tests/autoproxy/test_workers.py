@@ -438,9 +438,7 @@ def test_a_place_that_never_starts_is_done_without() -> None:
     bad, good = Unsteady(1, [], 10**6), Unsteady(1, [])
     with Workers([bad, good]) as workers:
         assert workers.submit(chores.double, 2).result(timeout=10) == 4
-        deadline = time.monotonic() + 10
-        while not bad.closed and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: bad.closed, seconds=10)
         assert bad.closed
         assert workers.submit(chores.double, 3).result(timeout=10) == 6
 

@@ -18,8 +18,7 @@ from autoproxy.language.canonical import canonical
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import of_numbers, parse
 from autoproxy.language.prediction import combine, features
-from autoproxy.language.terminals import VOCABULARY
-from autoproxy.language.types import Kind
+from autoproxy.language.terminals import MODEL_TERMINALS
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.proposals import Parents, Proposer
 from search_spaces.prediction import DATA_ONLY, PREDICTION
@@ -28,7 +27,7 @@ _DRAW = torch.Generator().manual_seed(0)
 KNOWN: Mapping[str, torch.Tensor] = {
     name: torch.rand(60, 1, generator=_DRAW, dtype=torch.float64) * 9 + 1
     for name in PREDICTION.terminals
-    if VOCABULARY[name].kind is Kind.MODEL
+    if name in MODEL_TERMINALS
 }
 LAYERS = {
     parse(text): [torch.rand(3, 1, generator=_DRAW, dtype=torch.float64) + 0.5 for _ in range(60)]

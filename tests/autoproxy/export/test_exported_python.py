@@ -21,7 +21,7 @@ from autoproxy.language.catalog import AGGREGATIONS, CATALOG
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.program import Program
-from autoproxy.language.terminals import VOCABULARY
+from autoproxy.language.terminals import MODEL_TERMINALS, VOCABULARY
 from autoproxy.language.types import FLOWING_KINDS, Kind
 from evaluators.masks import NM, Unstructured, keep_mask
 from tests.autoproxy.export.drawn import arguments, baselines, drawn, inputs
@@ -52,7 +52,7 @@ def of_a_layer(expression: Expression) -> Expression:
 
 
 WORDS = sorted(set(CATALOG) - AGGREGATIONS)
-TERMINALS = [name for name, terminal in VOCABULARY.items() if terminal.kind is not Kind.MODEL]
+TERMINALS = [name for name in VOCABULARY if name not in MODEL_TERMINALS]
 EXPORTS = {
     **{f"word_{name}": applied(name) for name in WORDS},
     **{f"terminal_{name}": of_a_layer(parse(name)) for name in TERMINALS},

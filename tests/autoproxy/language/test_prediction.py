@@ -21,7 +21,7 @@ from autoproxy.language.parse import kind_of, operand_kinds, parse
 from autoproxy.language.prediction import combine, features
 from autoproxy.language.program import Program
 from autoproxy.language.simplify import simplest, simplify
-from autoproxy.language.terminals import PARTIAL, VOCABULARY
+from autoproxy.language.terminals import MODEL_TERMINALS, PARTIAL
 from autoproxy.language.types import Kind
 from autoproxy.seeding import stream
 from tests.autoproxy.export.drawn import space_of
@@ -128,9 +128,7 @@ def gathered(expression: Expression, networks: list[list[dict[str, Tensor]]]) ->
             values = [next(Program([feature]).run(layer)) for layer in fitting]
             layers[feature].append(torch.cat(values).double())
     model = {
-        name: torch.cat([made[0][name] for made in networks]).double()
-        for name, terminal in VOCABULARY.items()
-        if terminal.kind is Kind.MODEL
+        name: torch.cat([made[0][name] for made in networks]).double() for name in MODEL_TERMINALS
     }
     return combine(expression, layers, model).expand(len(networks), 1)
 
