@@ -97,6 +97,12 @@ MEASURED = (
         "Voita et al. 2019, arXiv:1905.09418: mean over queries of the largest probability",
     ),
     _proxy(
+        "order_sensitivity",
+        "layers_first(all_norm(order_change))",
+        1,
+        "this project: by how much the order of tokens matters to the first attention",
+    ),
+    _proxy(
         "lpzero_flexibert",
         f"div(layers_sum({_QUERY}), n_layers)",
         1,

@@ -21,6 +21,7 @@ _DATA = {
     "dy": 1,
     "attention": 2,
     "heads": 1,
+    "order_change": 2,
     "x_norm": 1,
     "y_norm": 1,
     "g_norm": 1,

@@ -8,7 +8,7 @@ from autoproxy.language.types import Kind
 _BACKWARD = frozenset({"g", "g_norm", "g_abs", "g_token", "g_region", "dx", "dy"})
 """Terminals that need a pass backward, which costs two passes forward."""
 
-_DEAR = frozenset({"h_inv", "u_diag", "hg", "flow", "log_flow"})
+_DEAR = frozenset({"h_inv", "u_diag", "hg", "flow", "log_flow", "order_change"})
 """Terminals that need a Hessian or passes of their own."""
 
 _OF_PLACES = {"fan_in", "fan_out", "block_index", "is_attention", "is_mlp", "is_first"}

@@ -223,6 +223,15 @@ _TERMINALS = (
         "x of layers that read the outputs of attention heads; other layers have none",
     ),
     Terminal(
+        "order_change",
+        Kind.INPUT,
+        False,
+        r"\Delta_{\mathrm{order}}",
+        "activation",
+        "by how much `heads` changes at the later half of a sequence when the tokens of the "
+        "earlier half come in reverse; 0 at the earlier half, and where it is rounding",
+    ),
+    Terminal(
         "y",
         Kind.OUTPUT,
         False,
@@ -290,5 +299,5 @@ OF_ONE_MODEL = frozenset(
 )
 """Terminals that importances of the weights of one model read."""
 
-PARTIAL = frozenset({"heads", "attention"})
+PARTIAL = frozenset({"heads", "order_change", "attention"})
 """Terminals that some layers of any network lack."""

@@ -424,10 +424,22 @@ def direct(network: Decoder, ids: Tensor) -> dict[str, float]:
         "attention_saliency": sum(saliency[n] for n in attention),
         "softmax_confidence": sum(p.max(axis=1).mean() for p in chances),
         "attention_confidence": sum(p.max(axis=3).mean() for p in chances),
+        "order_sensitivity": order_sensitivity(network, ids),
         "lpzero_flexibert": sum(queries) / 2,
         "lpzero_flexibert_sum": sum(queries),
         "log_R": math.log(float(total)),
     }
+
+
+def order_sensitivity(network: Decoder, ids: Tensor) -> float:
+    """How far the first attention's output moves at the later tokens when the earlier turn."""
+    half = ids.shape[1] // 2
+    turned = torch.cat([ids[:, :half].flip(1), ids[:, half:]], dim=1)
+    name = "layers.0.attention.out"
+    before, after = (
+        observed(network, one, nn.Linear)[name][0].detach().double() for one in (ids, turned)
+    )
+    return float((after - before)[:, half:].square().sum().sqrt())
 
 
 def hessian_products(network: Decoder, ids: Tensor) -> dict[str, np.ndarray]:

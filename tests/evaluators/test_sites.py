@@ -267,6 +267,56 @@ def test_attention_probabilities_against_a_plain_softmax() -> None:
         close(found[name]["attention"], expected)
 
 
+@pytest.mark.parametrize("position", ["learned", "rotary", "alibi", "none"])
+def test_order_change_against_a_run_on_other_ids(position: str) -> None:
+    network, ids = decoder(position=position), tokens(3, 9)
+    turned = ids[:, [3, 2, 1, 0, 4, 5, 6, 7, 8]]
+    held: dict[str, list[Tensor]] = {}
+
+    def hold(name: str) -> None:
+        module = network.get_submodule(name)
+        module.register_forward_pre_hook(lambda _, given: held.setdefault(name, []).append(*given))
+
+    reading = ["layers.0.attention.out", "layers.1.attention.out"]
+    found = by_name(network, ids, {"order_change"})
+    assert [name for name, terminals in found.items() if terminals] == reading
+    for name in reading:
+        hold(name)
+    with torch.no_grad():
+        network(ids), network(turned)
+    for name in reading:
+        before, after = held[name]
+        expected = after - before
+        expected[:, :4] = 0
+        # A set and no order: what the first attention reads is the same but for rounding.
+        if position == "none" and name == reading[0]:
+            assert 0 < expected.abs().max() < 1e-5 * before.abs().max()
+            expected[:] = 0
+        else:
+            assert expected.abs().max() > 1e-3 * before.abs().max()
+        close(found[name]["order_change"], expected, 1e-4)
+
+
+def test_order_change_turns_what_goes_with_tokens_and_no_positions() -> None:
+    network, ids = model_of_family("llama"), tokens(2, 8, 250)
+    plain = by_name(network, ids, {"order_change"})
+    places = torch.arange(8).expand(2, -1)
+    mask = torch.ones_like(ids)
+    mask[:, 0] = 0  # not looked at, wherever it stands
+    given = {"input_ids": ids, "position_ids": places, "attention_mask": torch.ones_like(ids)}
+    masked = by_name(network, {**given, "attention_mask": mask}, {"order_change"})
+    for name, terminals in by_name(network, given, {"order_change"}).items():
+        assert terminals.keys() == plain[name].keys()
+        for value, expected in zip(terminals.values(), plain[name].values(), strict=True):
+            close(value, expected)
+    other = ids.clone()
+    other[:, 0] = (ids[:, 0] + 1) % 250
+    moved = {"input_ids": other, "position_ids": places, "attention_mask": mask}
+    again = by_name(network, moved, {"order_change"})
+    first = next(name for name, terminals in masked.items() if terminals)
+    close(again[first]["order_change"], masked[first]["order_change"])
+
+
 # BLOOM and Falcon compute attention in a way of their own, which is not seen; Gemma 4 has a linear
 # layer outside of its decoder layers, which has no place among them.
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"bloom", "falcon", "gemma4"}))
@@ -293,7 +343,7 @@ def test_families_of_transformers(family: str) -> None:
         each.append(torch.autograd.grad(loss, weights))
     turned = family == "gpt2"
     fused = family in {"mixtral", "qwen3-moe"}  # experts are no linear layers
-    lacking = {"heads", "attention", "log_flow", *(["is_mlp"] if fused else [])}
+    lacking = {"heads", "order_change", "attention", "log_flow", *(["is_mlp"] if fused else [])}
     for site, first, second in zip(found.sites, *each, strict=True):
         one, two = (first.T, second.T) if turned else (first, second)
         # Experts see the tokens of both sequences in one heap, so the order of sums differs.
@@ -421,7 +471,7 @@ def test_sampled_rows_and_tokens_are_those_of_the_whole() -> None:
                 expected = expected[rows]
             elif name in {"y", "dy"}:
                 expected = expected[:, times][..., rows]
-            elif name in {"x", "dx", "heads"}:
+            elif name in {"x", "dx", "heads", "order_change"}:
                 expected = expected[:, times]
             elif name == "attention":
                 expected = expected[:, :, times]

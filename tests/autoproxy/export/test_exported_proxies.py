@@ -49,6 +49,7 @@ FORMULAS = {
     "hessian": "-layers_sum(all_sum(W * hg)) * sqrt(params)",
     "flows": "log(layers_sum(all_sum(abs(W * flow)))) + log_flow",
     "inputs": "layers_max(logdet(x)) + layers_min(all_norm(dx)) + layers_mean(entropy(heads))",
+    "orders": "layers_first(all_norm(order_change)) + layers_mean(erank(order_change * heads))",
     "outputs": "layers_sum(correlation(y, dy)) - layers_last(all_max(outputs_std(y)))",
     "attentions": "layers_mean(all_mean(head_max(attention))) * layers_first(nuclear(x)) ** -0.5",
     "per_input": "layers_sum(all_sum(abs(W) * x_norm) + all_norm(x_mean * x_max + x_var))",
