@@ -17,7 +17,7 @@ import argparse
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from autoproxy.commands import loading
 from autoproxy.commands.reporting import Named, Reporter
 from autoproxy.errors import AutoproxyError
 from autoproxy.language.canonical import canonical
+from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
 from autoproxy.ledger.ledger import Ledger
 from benchmarks.run_log import append, records
@@ -107,13 +108,14 @@ def _measure(
         formulas = [metric.expression for metric in missing if metric.expression]
         opened.prepare(frozenset[str]().union(*(formula.terminals() for formula in formulas)))
         (condition,) = opened.conditions
-        reporter = Reporter(ledger, condition, None, lambda _: None)
+        watch = Watch(condition)
+        reporter = Reporter(ledger, watch, None, lambda _: None)
         reporter.report([], [0])  # the dense model, outside of the time of any metric
         masks = {one["masks"]: one["metric"] for one in done.values() if "masks" in one}
         for metric in missing:
             record = {**where._asdict(), "metric": metric.name}
             try:
-                record |= _one(opened, reporter, metric, masks)
+                record |= _one(opened, reporter, watch, metric, masks)
             except AutoproxyError as error:
                 record["reason"] = str(error)
             append(folder, record)
@@ -135,7 +137,9 @@ def _asked(options: argparse.Namespace, where: Where) -> dict[str, Any]:
     }
 
 
-def _one(opened: Any, reporter: Reporter, metric: Named, masks: dict[str, str]) -> dict[str, Any]:
+def _one(
+    opened: Any, reporter: Reporter, watch: "Watch", metric: Named, masks: dict[str, str]
+) -> dict[str, Any]:
     """Return what is to be kept of one metric."""
     found: dict[str, Any] = {}
     if metric.expression is not None and opened.protocol()["mode"] == "oneshot-dense":
@@ -143,11 +147,29 @@ def _one(opened: Any, reporter: Reporter, metric: Named, masks: dict[str, str]) 
         same = masks.setdefault(found["masks"], metric.name)
         if same != metric.name:
             return {**found, "same_masks_as": same}
-    start = time.monotonic()
-    with watched() as memory:
-        row = reporter.report([metric], [0])[-1]
-    seconds = time.monotonic() - start
-    return {**found, **row.values, "seconds": seconds, "mib": memory()}
+    watch.cost = {}
+    row = reporter.report([metric], [0])[-1]
+    return {**found, **row.values, **watch.cost}
+
+
+class Watch:
+    """A condition that says what its last report cost; nothing, where the ledger knew it."""
+
+    def __init__(self, condition: loading.Condition) -> None:
+        self._condition = condition
+        self.report_protocol = condition.report_protocol
+        self.dense = condition.dense
+        self.cost: dict[str, float] = {}
+
+    def report(
+        self, candidates: Sequence[Expression | str], seeds: Iterable[int]
+    ) -> list[Mapping[str, Any]]:
+        """Measure as the condition does."""
+        start = time.monotonic()
+        with watched() as memory:
+            found = list(self._condition.report(candidates, seeds))
+        self.cost = {"seconds": time.monotonic() - start, "mib": memory()}
+        return found
 
 
 @contextmanager

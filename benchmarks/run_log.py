@@ -19,9 +19,11 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def append(folder: Path, record: Mapping[str, Any]) -> None:
-    """Add a run that is done; several processes may share a folder."""
-    with _log(folder).open("a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
+    """Add a run that is done, on a line of its own; several processes may share a folder."""
+    path = _log(folder)
+    cut_off = path.exists() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as log:
+        log.write("\n" * cut_off + json.dumps(record) + "\n")
 
 
 def option(text: str) -> tuple[str, Any]:
