@@ -31,20 +31,21 @@ __all__ = ["starter_prediction_s0"]
 def starter_prediction_s0(network: nn.Module, batch: Tensor | Mapping[str, Tensor]) -> float:
     r"""Return the score of a network, which need not be trained.
 
-    Formula: layers_mean(is_attention ** 3 * square(erank(dx))) * layers_min(erank(dx)) ** 0.11
-        * layers_sum(all_mean(key_max(attention) ** -0.5)) ** -1.2
+    Formula: (log(layers_sum(is_mlp)) / layers_min(erank(order_change)) + (-0.000163) * flops) *
+        params_body ** -0.503
 
-    LaTeX: \mathrm{mean}_{\ell}\left(\left|[\mathrm{attention}]\right|^{3} \cdot
-        \left(\mathrm{erank}\left(\partial X\right)\right)^2\right) \cdot
-        \left|\min_{\ell}\left(\mathrm{erank}\left(\partial X\right)\right)\right|^{0.11} \cdot
-        \left|\sum_{\ell}\left(\mathrm{mean}_{ij}\left(\left|\max_k\left(\mathcal{A}\right)\right|^{-0.5}\right)\right)\right|^{-1.2}
+    LaTeX:
+        \left(\frac{\log\left|\sum_{\ell}\left([\mathrm{mlp}]\right)\right|}{\min_{\ell}\left(\mathrm{erank}\left(\Delta_{\mathrm{order}}\right)\right)}
+        + \left(-0.000163 \cdot \mathrm{FLOPs}\right)\right) \cdot
+        \left|P_{\mathrm{body}}\right|^{-0.503}
 
     It reads, as far as a layer or a network has it:
-        dx: Input; dL/dx through this layer alone (dy W) for each sequence and token, L of its
-            own sequence.
-        attention: Attention; attention probabilities that weigh what goes into layers that have
-            `heads`: over keys they sum to 1; other layers have none.
-        is_attention: Scalar; 1 for a layer of attention, else 0.
+        order_change: Input; by how much `heads` changes at the later half of a sequence when
+            the tokens of the earlier half come in reverse; 0 at the earlier half, and where it
+            is rounding.
+        is_mlp: Scalar; 1 for a layer of a feed-forward part, else 0.
+        params_body: Model; all but those of embeddings.
+        flops: Model; of the linear layers of the body for one token, a multiply-add being two.
 
     Args:
         network: Called with token ids for logits (sequences, tokens, vocabulary), or a model of
@@ -54,16 +55,15 @@ def starter_prediction_s0(network: nn.Module, batch: Tensor | Mapping[str, Tenso
             takes. Compare networks on one batch.
 
     Returns:
-        The score: larger is better. On a CPU one thread computes it, for the bits depend on
+        The score: smaller is better. On a CPU one thread computes it, for the bits depend on
             that.
 
     Raises:
         ValueError: The network lacks what the formula reads, or the score is not finite.
 
-    Text form: mul(mul(layers_mean(mul(pow(is_attention, 3), square(erank(dx)))),
-        pow(layers_min(erank(dx)), 0.11)), pow(layers_sum(all_mean(pow(key_max(attention),
-        -0.5))), -1.2))
-    Key: cbd488c237e4da4b3f5e126627d99e15
+    Text form: mul(add(div(log(layers_sum(is_mlp)), layers_min(erank(order_change))),
+        mul(-0.000163, flops)), pow(params_body, -0.503))
+    Key: ee931f0476e523b8bb67ffbd86f4988c
     source run: starter-prediction-s0
     model: starter
     condition: within, 48 labels
@@ -74,8 +74,8 @@ def starter_prediction_s0(network: nn.Module, batch: Tensor | Mapping[str, Tenso
     tokens: 64
     draw: 0
     split: 0
-    orientation: larger is better
-    value: 0.649123 Kendall's tau-b (within)
+    orientation: smaller is better
+    value: 0.687228 Kendall's tau-b (within)
 
     >>> score = starter_prediction_s0(
     ...     _Example(), torch.tensor([[0, 1, 2], [3, 4, 0]])
@@ -95,48 +95,39 @@ def starter_prediction_s0(network: nn.Module, batch: Tensor | Mapping[str, Tenso
 
 
 _READS = (
-    "attention",
-    "dx",
-    "is_attention",
+    "flops",
+    "is_mlp",
+    "order_change",
+    "params_body",
 )
 
 
 def _score(found: "Collected") -> Tensor:
     """Return the value of the formula, (1, 1) float64."""
-    f1 = _of_layers(found, _feature_1, ("dx", "is_attention"))
-    f2 = _of_layers(found, _feature_2, ("dx",))
-    f3 = _of_layers(found, _feature_3, ("attention",))
-    v1 = _op_layers_mean(f1)
-    v2 = _op_layers_min(f2)
-    v3 = _op_power(v2, 0.10999999940395355)
-    v4 = _op_mul(v1, v3)
-    v5 = _op_layers_sum(f3)
-    v6 = _op_power(v5, -1.2000000476837158)
-    return _op_mul(v4, v6)
+    f1 = _of_layers(found, _feature_1, ("is_mlp",))
+    f2 = _of_layers(found, _feature_2, ("order_change",))
+    params_body = _of_model(found, "params_body")
+    flops = _of_model(found, "flops")
+    v1 = _op_layers_sum(f1)
+    v2 = _op_log(v1)
+    v3 = _op_layers_min(f2)
+    v4 = _op_div(v2, v3)
+    v5 = torch.tensor([[-0.0001630000042496249]], dtype=torch.float64)  # -0.000163
+    v6 = _op_mul(v5, flops)
+    v7 = _op_add(v4, v6)
+    v8 = _op_power(params_body, -0.503000020980835)
+    return _op_mul(v7, v8)
 
 
 def _feature_1(site: Mapping[str, Tensor]) -> Tensor:
-    """Return is_attention ** 3 * square(erank(dx)) of one layer, (1, 1)."""
-    dx = site["dx"]  # (sequences, tokens, d_in)
-    is_attention = site["is_attention"]  # (1, 1)
-    v1 = _op_power(is_attention, 3.0)  # (1, 1)
-    v2 = _op_erank(dx)  # (1, 1)
-    v3 = _op_square(v2)  # (1, 1)
-    return _op_mul(v1, v3)  # (1, 1)
+    """Return is_mlp of one layer, (1, 1)."""
+    return site["is_mlp"]
 
 
 def _feature_2(site: Mapping[str, Tensor]) -> Tensor:
-    """Return erank(dx) of one layer, (1, 1)."""
-    dx = site["dx"]  # (sequences, tokens, d_in)
-    return _op_erank(dx)  # (1, 1)
-
-
-def _feature_3(site: Mapping[str, Tensor]) -> Tensor:
-    """Return all_mean(key_max(attention) ** -0.5) of one layer, (1, 1)."""
-    attention = site["attention"]  # (sequences, heads, queries, keys)
-    v1 = _op_key_max(attention)  # (sequences, heads, queries, keys)
-    v2 = _op_power(v1, -0.5)  # (sequences, heads, queries, keys)
-    return _op_all_mean(v2)  # (1, 1)
+    """Return erank(order_change) of one layer, (1, 1)."""
+    order_change = site["order_change"]  # (sequences, tokens, d_in)
+    return _op_erank(order_change)  # (1, 1)
 
 
 def _of_layers(
@@ -166,9 +157,15 @@ def _of_model(found: "Collected", name: str) -> Tensor:
     return torch.tensor([[found.model[name]]], dtype=torch.float64)
 
 
-def _op_all_mean(a: Tensor) -> Tensor:
-    """Return the mean over all entries."""
-    return a.mean().reshape(1, 1)
+def _op_add(a: Tensor, b: Tensor) -> Tensor:
+    """Return a + b."""
+    return a + b
+
+
+def _op_div(a: Tensor, b: Tensor) -> Tensor:
+    """Return a / b; a divisor nearer to zero than 1e-30 counts as 1e-30 with its sign."""
+    tiny = torch.full_like(b, 1e-30).copysign(b + 0.0)
+    return a / torch.where(b.abs() < 1e-30, tiny, b)
 
 
 def _op_erank(a: Tensor) -> Tensor:
@@ -187,16 +184,6 @@ def _op_erank(a: Tensor) -> Tensor:
     return torch.where(finite, rank, torch.nan).to(a.dtype).reshape(1, 1)
 
 
-def _op_key_max(a: Tensor) -> Tensor:
-    """Return the maximum over keys, for each head and query."""
-    return a.amax(dim=-1, keepdim=True)
-
-
-def _op_layers_mean(a: Tensor) -> Tensor:
-    """Return the mean over layers, one a row."""
-    return a.mean().reshape(1, 1)
-
-
 def _op_layers_min(a: Tensor) -> Tensor:
     """Return the minimum over layers, one a row."""
     return a.min().reshape(1, 1)
@@ -205,6 +192,11 @@ def _op_layers_min(a: Tensor) -> Tensor:
 def _op_layers_sum(a: Tensor) -> Tensor:
     """Return the sum over layers, one a row."""
     return a.sum().reshape(1, 1)
+
+
+def _op_log(a: Tensor) -> Tensor:
+    """Return log |a|; below 1e-30 it stays at log 1e-30 = -69.08."""
+    return a.abs().clamp_min(1e-30).log()
 
 
 def _op_mul(a: Tensor, b: Tensor) -> Tensor:
@@ -216,11 +208,6 @@ def _op_power(a: Tensor, exponent: float) -> Tensor:
     """Return |a| to the exponent; for a negative one, |a| below 1e-9 counts as 1e-9."""
     base = a.abs()
     return torch.pow(base.clamp_min(1e-9) if exponent < 0 else base, exponent)
-
-
-def _op_square(a: Tensor) -> Tensor:
-    """Return a squared."""
-    return a * a
 
 
 class _Example(nn.Module):
@@ -268,7 +255,7 @@ COUNTS = frozenset({
     "params_mlp", "params_embedding", "params_body", "flops",
 })  # fmt: skip
 TERMINALS = frozenset(
-    {"W", "noise", "hg", "x", "dx", "heads", "y", "dy", "y_norm", "attention"}
+    {"W", "noise", "hg", "x", "dx", "heads", "order_change", "y", "dy", "y_norm", "attention"}
     | PER_INPUT | PER_SITE | GRADIENTS | LINEARISED | COUNTS
 )  # fmt: skip
 """Everything that `collect` can measure."""
@@ -294,9 +281,9 @@ class Site:
     """The tensors of one linear weight, float32; one that it lacks is no key.
 
     With S sequences, T tokens, d_out and d_in (after sampling): `W g g_norm g_abs hg flow noise`
-    (d_out, d_in); `x dx heads` (S, T, d_in); `y dy` (S, T, d_out); `attention` (S, heads, T
-    queries, T keys); `x_norm x_mean x_var x_max` (1, d_in); `y_norm` (d_out, 1); `fan_in fan_out
-    is_attention is_mlp is_first block_index` (1, 1).
+    (d_out, d_in); `x dx heads order_change` (S, T, d_in); `y dy` (S, T, d_out); `attention`
+    (S, heads, T queries, T keys); `x_norm x_mean x_var x_max` (1, d_in); `y_norm` (d_out, 1);
+    `fan_in fan_out is_attention is_mlp is_first block_index` (1, 1).
 
     Attributes:
         name: Dotted name of its first module.
@@ -337,7 +324,8 @@ def collect(
     """Measure tensors of every site of a network.
 
     One forward and backward pass gives inputs, outputs, their gradients, and every sequence's
-    weight gradient (the product of the two); `hg` needs a second pass, `flow` a third.
+    weight gradient (the product of the two); `hg` needs a second pass, `flow` a third,
+    and `order_change` a forward pass more.
 
     Args:
         network: Called with ids for logits (sequences, tokens, vocabulary); or a transformers
@@ -364,6 +352,8 @@ def collect(
     with undisturbed(network):
         seen = _observe(network, batch, causal, backward=bool(asked & DIFFERENTIATED))
         made = _places(seen, asked)
+        if "order_change" in asked:
+            _add_order_changes(network, batch, seen, made, kept)
         counts = counts_of(network, seen) if asked & COUNTS else {}
         model = {name: value for name, value in counts.items() if name in asked}
         for site, values in zip(seen, made, strict=True):
@@ -666,7 +656,7 @@ class _Seen:
 
 
 def _observe(
-    network: nn.Module, batch: Batch, causal: bool | None, *, backward: bool
+    network: nn.Module, batch: Batch, causal: bool | None, *, backward: bool = False
 ) -> list[_Seen]:
     """Run the network forward, and backward if asked; return what its weights saw, in order."""
     labels = labels_of(network, batch, causal)
@@ -884,6 +874,53 @@ def _places(seen: Sequence[_Seen], asked: frozenset[str]) -> list[dict[str, Tens
             {n: torch.tensor([[float(v)]], device=place) for n, v in values.items() if n in asked}
         )
     return made
+
+
+def _add_order_changes(
+    network: nn.Module,
+    batch: Batch,
+    seen: Sequence[_Seen],
+    made: Sequence[dict[str, Tensor]],
+    kept: Sampling,
+) -> None:
+    """Give sites that read attention heads what changes there with the order of earlier tokens.
+
+    The earlier half of each sequence's tokens is put in reverse. Compared are the places of the
+    later half, which have the tokens that they had: a network that sees a set and no order gives
+    the same there. 0 at the earlier half, and where the change is no more than rounding.
+    """
+    again = {id(site.weight): site for site in _observe(network, _turned_round(batch), None)}
+    for site, values in zip(seen, made, strict=True):
+        other = again.get(id(site.weight))
+        if site.reads_heads and site.per_sequence and other is not None:
+            change = _order_change(site, other)
+            values["order_change"] = change[:, _chosen(change.shape[1], kept.tokens, kept)]
+
+
+def _order_change(site: _Seen, other: _Seen) -> Tensor:
+    before, tokens = site.x, site.shape[1]
+    change = other.x - before
+    earlier = torch.arange(change.shape[1], device=change.device) % tokens < tokens // 2
+    rounding = 16 * torch.finfo(site.inputs[0].dtype).eps * before.abs().max()
+    change[:, earlier] = 0.0
+    change[change.abs() <= rounding] = 0.0
+    return change
+
+
+def _turned_round(batch: Batch) -> Batch:
+    """Return a batch whose earlier half of each sequence's tokens is in reverse."""
+
+    def turned(value: Tensor) -> Tensor:
+        half = value.shape[1] // 2
+        return torch.cat([value[:, :half].flip(1), value[:, half:]], dim=1)
+
+    if not isinstance(batch, Mapping):
+        return turned(batch)
+    of_tokens = ("input_ids", "attention_mask", "token_type_ids")
+    return {
+        name: turned(value) if name in of_tokens and value.ndim == 2 else value
+        for name, value in batch.items()
+    }
 
 
 def _hessian_products(
