@@ -1,8 +1,9 @@
 """Every metric by hand and every published method on one model, condition by condition.
 
-One table: perplexity on a text, seconds (masks and text; statistics are taken before) and the most
-anonymous memory of the process meanwhile. A metric whose masks are those of one before it is not
-measured again. What is done is skipped, rows land in the ledger of `--results` like any other.
+One table: perplexity on a text, seconds of processor (masks and text; statistics that several
+share are taken before) and the most anonymous memory of the process meanwhile. A metric whose
+masks are those of one before it is not measured again. What is done is skipped; rows land in the
+ledger of `--results` like any other.
 
     python benchmarks/bench_baselines.py run --model starter --tokens 2048
     python benchmarks/bench_baselines.py run --model FOLDER --calibration FILE --text FILE
@@ -165,10 +166,10 @@ class Watch:
         self, candidates: Sequence[Expression | str], seeds: Iterable[int]
     ) -> list[Mapping[str, Any]]:
         """Measure as the condition does."""
-        start = time.monotonic()
+        start = time.process_time()
         with watched() as memory:
             found = list(self._condition.report(candidates, seeds))
-        self.cost = {"seconds": time.monotonic() - start, "mib": memory()}
+        self.cost = {"seconds": time.process_time() - start, "mib": memory()}
         return found
 
 
