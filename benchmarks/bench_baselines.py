@@ -34,6 +34,7 @@ from autoproxy.language.canonical import canonical
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
 from autoproxy.ledger.ledger import Ledger
+from autoproxy.ledger.records import ReportRow
 from benchmarks.run_log import append, records
 from evaluators.masks import amount_of
 
@@ -80,7 +81,7 @@ def _best(folder: Path, metrics: Sequence[Named], where: Where, top: int) -> lis
     values = {
         one["metric"]: one["perplexity"]
         for one in _done(folder, where).values()
-        if "perplexity" in one and "same_masks_as" not in one
+        if "perplexity" in one
     }
     best = sorted(values, key=values.__getitem__)[:top]
     return [metric for metric in metrics if metric.name in best]
@@ -109,14 +110,13 @@ def _measure(
         formulas = [metric.expression for metric in missing if metric.expression]
         opened.prepare(frozenset[str]().union(*(formula.terminals() for formula in formulas)))
         (condition,) = opened.conditions
-        watch = Watch(condition)
-        reporter = Reporter(ledger, watch, None, lambda _: None)
-        reporter.report([], [0])  # the dense model, outside of the time of any metric
-        masks = {one["masks"]: one["metric"] for one in done.values() if "masks" in one}
+        _reported(ledger, condition, [])  # the dense model, outside of the time of any metric
+        first = [one for one in done.values() if "same_masks_as" not in one]
+        masks = {one["masks"]: one["metric"] for one in first if "masks" in one}
         for metric in missing:
             record = {**where._asdict(), "metric": metric.name}
             try:
-                record |= _one(opened, reporter, watch, metric, masks)
+                record |= _one(opened, ledger, metric, masks)
             except AutoproxyError as error:
                 record["reason"] = str(error)
             append(folder, record)
@@ -138,9 +138,7 @@ def _asked(options: argparse.Namespace, where: Where) -> dict[str, Any]:
     }
 
 
-def _one(
-    opened: Any, reporter: Reporter, watch: "Watch", metric: Named, masks: dict[str, str]
-) -> dict[str, Any]:
+def _one(opened: Any, ledger: Ledger, metric: Named, masks: dict[str, str]) -> dict[str, Any]:
     """Return what is to be kept of one metric."""
     found: dict[str, Any] = {}
     if metric.expression is not None and opened.protocol()["mode"] == "oneshot-dense":
@@ -148,13 +146,19 @@ def _one(
         same = masks.setdefault(found["masks"], metric.name)
         if same != metric.name:
             return {**found, "same_masks_as": same}
-    watch.cost = {}
-    row = reporter.report([metric], [0])[-1]
+    watch = Watch(opened.conditions[0])
+    row = _reported(ledger, watch, [metric])[-1]
     return {**found, **row.values, **watch.cost}
 
 
+def _reported(
+    ledger: Ledger, condition: loading.Condition, metrics: Sequence[Named]
+) -> list[ReportRow]:
+    return Reporter(ledger, condition, None, lambda _: None).report(metrics, [0])
+
+
 class Watch:
-    """A condition that says what its last report cost; nothing, where the ledger knew it."""
+    """A condition that says what its report cost; nothing, where the ledger knew the row."""
 
     def __init__(self, condition: loading.Condition) -> None:
         self._condition = condition

@@ -12,12 +12,13 @@ from evaluators.starter import starter_folder
 
 ASKED = ("--conditions", "50%,2:4", "--modes", "oneshot,sequential", "--top", "2")
 SMALL = ("--tokens", "256", "--length", "64", "--calibration-blocks", "2")
-FEW = ("magnitude", "wanda", "obd", "gblm", "dsnot", "sparsegpt")
+FEW = ("magnitude", "wanda", "obd", "gblm", "fourth", "dsnot", "sparsegpt")
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {metric.name: metric for metric in bench_baselines.known_metrics()}
+    known["fourth"] = bench_baselines.named("fourth", "W ** 4 * x_norm ** 4")
     monkeypatch.setattr(bench_baselines, "known_metrics", lambda: [known[name] for name in FEW])
 
 
@@ -33,7 +34,8 @@ def test_every_metric_under_every_condition(few: None, tmp_path: Path) -> None:
     cells = {(r["condition"], r["mode"], r["tokens"], r["metric"]): r for r in found}
     assert len(cells) == len(found)  # nothing twice
     first = {c: {m: cells[c, "oneshot", 256, m] for m in FEW} for c in ("50%", "2:4")}
-    assert first["2:4"]["obd"]["same_masks_as"] == "wanda"
+    for same in ("obd", "fourth"):
+        assert first["2:4"][same]["same_masks_as"] == "wanda"
     assert "perplexity" not in first["2:4"]["obd"]
     assert "cannot make the pattern 2:4" in first["2:4"]["dsnot"]["reason"]
     for condition, here in first.items():
@@ -50,11 +52,12 @@ def test_what_is_done_is_skipped_and_what_was_cut_off_is_not(few: None, tmp_path
     whole = run(tmp_path, "--conditions", "50%", "--modes", "oneshot")
     log = tmp_path / "runs.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines()
-    log.write_text("\n".join(lines[:2]) + "\n" + lines[2][:20], encoding="utf-8")
+    log.write_text("\n".join(lines[:3]) + "\n" + lines[3][:20], encoding="utf-8")
     again = run(tmp_path, "--conditions", "50%", "--modes", "oneshot")
     assert [r["metric"] for r in again] == [r["metric"] for r in whole]
     for one, other in zip(whole, again, strict=True):
-        assert one.get("perplexity") == other.get("perplexity")
+        for what in ("perplexity", "same_masks_as"):
+            assert one.get(what) == other.get(what)
         if one["metric"] in ("gblm", "sparsegpt"):  # known to the ledger, so nothing was timed
             assert "seconds" in one.keys() - other.keys()
 
