@@ -143,7 +143,7 @@ class Body:
 
 def number(node: Expression) -> str:
     """Return a constant as Python reads it, where it becomes float32 at once."""
-    return format_number(node.value or 0.0)
+    return format_number(node.value or 0.0).replace("e+", "e")  # as formatters write it
 
 
 def exponent(node: Expression) -> str:
@@ -155,6 +155,8 @@ def exponent(node: Expression) -> str:
     >>> from autoproxy.language.expression import constant
     >>> number(constant(0.217)), exponent(constant(0.217)), exponent(constant(2))
     ('0.217', '0.21699999272823334', '2.0')
+    >>> number(constant(6e16))
+    '6e16'
     """
     return repr(node.value)
 

@@ -110,7 +110,7 @@ def _score(found: "Collected") -> Tensor:
     ff_width = _of_model(found, "ff_width")
     params_embedding = _of_model(found, "params_embedding")
     flops = _of_model(found, "flops")
-    v1 = torch.tensor([[6.089999914736026e+16]], dtype=torch.float64)  # 6.09e+16
+    v1 = torch.tensor([[6.089999914736026e16]], dtype=torch.float64)  # 6.09e+16
     v2 = _op_power(params_embedding, -2.8499999046325684)
     v3 = _op_mul(v1, v2)
     v4 = _op_power(ff_width, -0.1770000010728836)

@@ -360,6 +360,7 @@ def test_the_files_pass_the_linter_and_the_formatter_of_the_project(tmp_path: Pa
     long = "layers_sum(all_sum(g * W) * fan_in * all_sum(attention) * all_sum(heads) * is_first * "
     long += "all_norm(x_norm) * is_attention * all_norm(y_norm) * all_norm(x_mean) * block_index)"
     everything |= {"long": parse(long), "n" * 70: parse(long), "alone": parse("log_flow")}
+    everything["large"] = canonical(parse("6.09e+16 * params + layers_sum(all_norm(1e+30 * g))"))
     sheet = {"orientation": "larger is better", "text": "/a/b" * 40, "evil": '""" >>> 1 / 0 \\'}
     for name, expression in everything.items():
         path = tmp_path / f"{name}.py"
