@@ -35,7 +35,8 @@ from autoproxy.language.expression import Expression
 from autoproxy.language.parse import parse
 from autoproxy.ledger.ledger import Ledger
 from autoproxy.ledger.records import ReportRow
-from benchmarks.run_log import append, records
+from benchmarks.memory import anonymous
+from benchmarks.run_log import append, option, records
 from evaluators.masks import amount_of
 
 
@@ -50,18 +51,21 @@ class Where(NamedTuple):
 def measure(folder: Path, options: argparse.Namespace) -> None:
     """Measure what is not in the log yet."""
     everything = known_metrics()
-    own = [named(*text.split("=", 1)) for text in options.metric]
+    own = [named(*option(text)) for text in options.metric]
     conditions = options.conditions.split(",")
     first, *others = options.modes.split(",")
     for condition in conditions:
         _measure(folder, options, everything, Where(condition, first, options.tokens))
+    best = {
+        condition: _best(folder, everything, Where(condition, first, options.tokens), options.top)
+        for condition in conditions
+    }
     for mode in others:
         for condition in conditions:
-            best = _best(folder, everything, Where(condition, first, options.tokens), options.top)
-            _measure(folder, options, best, Where(condition, mode, options.tokens))
+            _measure(folder, options, best[condition], Where(condition, mode, options.tokens))
     for condition in conditions if options.more_tokens else ():
-        best = _best(folder, everything, Where(condition, first, options.tokens), options.top)
-        _measure(folder, options, best + own, Where(condition, first, options.more_tokens))
+        where = Where(condition, first, options.more_tokens)
+        _measure(folder, options, best[condition] + own, where)
 
 
 def known_metrics() -> list[Named]:
@@ -109,14 +113,15 @@ def _measure(
     ):
         formulas = [metric.expression for metric in missing if metric.expression]
         opened.prepare(frozenset[str]().union(*(formula.terminals() for formula in formulas)))
-        (condition,) = opened.conditions
-        _reported(ledger, condition, [])  # the dense model, outside of the time of any metric
+        _reported(
+            ledger, *opened.conditions, []
+        )  # the dense model, outside of the time of any metric
         first = [one for one in done.values() if "same_masks_as" not in one]
         masks = {one["masks"]: one["metric"] for one in first if "masks" in one}
         for metric in missing:
             record = {**where._asdict(), "metric": metric.name}
             try:
-                record |= _one(opened, ledger, metric, masks)
+                record |= _one(opened, ledger, metric, masks if where.mode == "oneshot" else None)
             except AutoproxyError as error:
                 record["reason"] = str(error)
             append(folder, record)
@@ -138,15 +143,25 @@ def _asked(options: argparse.Namespace, where: Where) -> dict[str, Any]:
     }
 
 
-def _one(opened: Any, ledger: Ledger, metric: Named, masks: dict[str, str]) -> dict[str, Any]:
-    """Return what is to be kept of one metric."""
+def _one(
+    opened: Any, ledger: Ledger, metric: Named, masks: dict[str, str] | None
+) -> dict[str, Any]:
+    """Return what is to be kept of one metric.
+
+    Args:
+        opened: Measures.
+        ledger: Where rows are kept.
+        metric: What is measured.
+        masks: Metrics by their masks, the first of equal ones; None where a layer's masks depend
+            on what was pruned before it.
+    """
     found: dict[str, Any] = {}
-    if metric.expression is not None and opened.protocol()["mode"] == "oneshot-dense":
+    if metric.expression is not None and masks is not None:
         found["masks"] = str(opened.identity(metric.expression))
         same = masks.setdefault(found["masks"], metric.name)
         if same != metric.name:
             return {**found, "same_masks_as": same}
-    watch = Watch(opened.conditions[0])
+    watch = Watch(*opened.conditions)
     row = _reported(ledger, watch, [metric])[-1]
     return {**found, **row.values, **watch.cost}
 
@@ -184,12 +199,12 @@ def watched() -> Iterator[Callable[[], float]]:
     Yields:
         What returns the most so far, in MiB.
     """
-    peak, done = _anonymous(), threading.Event()
+    peak, done = anonymous(), threading.Event()
 
     def sample() -> None:
         nonlocal peak
         while not done.wait(0.01):
-            peak = max(peak, _anonymous())
+            peak = max(peak, anonymous())
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -198,11 +213,6 @@ def watched() -> Iterator[Callable[[], float]]:
     finally:
         done.set()
         thread.join()
-
-
-def _anonymous() -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def tables(folder: Path) -> Iterator[Table]:

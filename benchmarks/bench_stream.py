@@ -27,6 +27,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from benchmarks.memory import anonymous
 from evaluators.starter import starter_folder
 
 MIB = 1024**2
@@ -109,10 +110,8 @@ def run(words: Sequence[str], *, cap: float | None = None) -> dict[str, Any]:
 
 def _anonymous(child: "subprocess.Popen[bytes]") -> Iterator[float]:
     """Yield MiB of anonymous memory of a child, a hundred times a second, until it ends."""
-    status = Path(f"/proc/{child.pid}/status")
     while child.poll() is None:
-        lines = status.read_text(encoding="ascii").splitlines()
-        yield from (int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+        yield anonymous(child.pid)
         time.sleep(0.01)
 
 

@@ -14,6 +14,7 @@ from autoproxy.export.python import (
     exponent,
     helper,
     letters,
+    literal,
     parameter,
     plain,
     tensor_name,
@@ -341,7 +342,7 @@ def _return(lines: list[str], result: str) -> None:
 def _folded(node: Expression) -> str:
     """Return what numbers alone come to in float32, all digits of it."""
     value = float(combine(node, {}, {}))
-    text = repr(value).replace("e+", "e")  # as formatters write it
+    text = literal(repr(value))
     return text if text.lstrip("-")[0].isdigit() else f'float("{text}")'
 
 

@@ -141,9 +141,18 @@ class Body:
         return f"{self._prefix}{tensor_name(node.head)}({', '.join(operands)})"
 
 
+def literal(digits: str) -> str:
+    """Return the digits of a number as formatters of Python write them.
+
+    >>> literal("6.09e+16"), literal("1e-05"), literal("0.5")
+    ('6.09e16', '1e-05', '0.5')
+    """
+    return digits.replace("e+", "e")
+
+
 def number(node: Expression) -> str:
     """Return a constant as Python reads it, where it becomes float32 at once."""
-    return format_number(node.value or 0.0).replace("e+", "e")  # as formatters write it
+    return literal(format_number(node.value or 0.0))
 
 
 def exponent(node: Expression) -> str:
@@ -158,7 +167,7 @@ def exponent(node: Expression) -> str:
     >>> number(constant(6e16))
     '6e16'
     """
-    return repr(node.value)
+    return literal(repr(node.value))
 
 
 def letters(kind: Kind) -> str:
