@@ -17,7 +17,8 @@ from torch import nn
 from evaluators.benchmarks import llama_subnets, starter, starter_space, train_starter
 from evaluators.benchmarks.table import BENCHMARKS, open_benchmark
 from evaluators.networks.decoder import Decoder
-from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.prediction import PredictionEvaluator
+from evaluators.prediction_config import PredictionConfig
 from tests.evaluators.tables import flexibert_rows, gpt2_rows, write
 from tests.evaluators.test_fetch import _hash, _served
 from tests.evaluators.tiny import tiny_folder, write_texts

@@ -16,7 +16,8 @@ from autoproxy.export.proxy import proxy_source
 from autoproxy.language.parse import parse
 from evaluators.benchmarks.starter import COLUMNS
 from evaluators.correlation import within
-from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.prediction import PredictionEvaluator
+from evaluators.prediction_config import PredictionConfig
 from evaluators.proxies import score
 from tests.evaluators.tables import changed, flexibert_rows, starter_rows, without, write
 from tests.runs import outcome_of_run, summary_of

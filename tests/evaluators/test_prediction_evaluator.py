@@ -21,7 +21,8 @@ from autoproxy.search.loop import Search
 from autoproxy.search.state import SearchState
 from evaluators.benchmarks.table import open_benchmark
 from evaluators.cache import LIMIT
-from evaluators.prediction import AZ_NAS, PredictionConfig, PredictionEvaluator
+from evaluators.prediction import AZ_NAS, PredictionEvaluator
+from evaluators.prediction_config import PredictionConfig
 from evaluators.proxies import score
 from evaluators.text import topics
 from search_spaces.prediction import PREDICTION

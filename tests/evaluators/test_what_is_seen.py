@@ -16,7 +16,8 @@ from autoproxy.sieve.rules import Dropped
 from autoproxy.sieve.sieve import Sieve
 from autoproxy.spaces import SearchSpace
 from evaluators.masks import unpack
-from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.prediction import PredictionEvaluator
+from evaluators.prediction_config import PredictionConfig
 from evaluators.pruning import PruningEvaluator
 from evaluators.several import SeveralEvaluator
 from evaluators.shrinking import ShrinkingEvaluator

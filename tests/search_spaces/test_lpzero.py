@@ -20,7 +20,8 @@ from autoproxy.sieve.rules import Dropped, Kept
 from autoproxy.sieve.sieve import Sieve
 from evaluators.networks.encoder import Encoder, EncoderConfig
 from evaluators.networks.gpt2 import GPT2, GPT2Config
-from evaluators.prediction import PredictionConfig, PredictionEvaluator
+from evaluators.prediction import PredictionEvaluator
+from evaluators.prediction_config import PredictionConfig
 from evaluators.proxies import score
 from search_spaces.handmade_proxies import HAND_MADE
 from search_spaces.lpzero import (
