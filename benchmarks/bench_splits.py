@@ -28,7 +28,7 @@ from scipy import stats
 from autoproxy.evaluation import Individual, Outcome, content_hash
 from autoproxy.language.expression import Expression
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.loop import Search, confirm, finalists
+from autoproxy.search.loop import Search, finalists
 from autoproxy.spaces import SearchSpace
 from benchmarks.run_log import append, option, records
 from evaluators.correlation import holm
@@ -75,7 +75,7 @@ def search(
     config = SearchConfig(**{**space.search, "seed": evaluator.config.seed, **options})
     *_, state = Search(space, evaluator, Nothing(), config).run()
     best = finalists(state, config.finalists, evaluator.objective.sign)
-    losses = confirm(evaluator, best)
+    losses = {i.key: evaluator.confirm(i.expression) for i in best}
     return min(best, key=lambda i: (sum(losses[i.key]), i.complexity, i.slot)), state.spent
 
 

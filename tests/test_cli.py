@@ -374,6 +374,33 @@ def test_a_search_that_time_ended_is_over_when_what_follows_was_interrupted(
     assert summary["search"]["stopped"] == "the time is up"
 
 
+def test_a_finalist_without_a_finite_loss_does_not_win_and_ends_nothing(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from evaluators.pruning import PruningEvaluator
+
+    confirm, asked = PruningEvaluator.confirm, []
+    best = summary_of(place.results)["winner"]["text"]
+
+    def overflowing(self: Any, expression: Any) -> tuple[float, ...]:
+        asked.append(str(expression))
+        return (math.inf, 1.0) if str(expression) == best else confirm(self, expression)
+
+    monkeypatch.setattr(PruningEvaluator, "confirm", overflowing)
+    words = ("search", "--config", place.run_file, "--results", tmp_path)
+    assert run(*words).code == 0
+    assert best in asked
+    summary = summary_of(tmp_path)
+    assert summary["winner"]["text"] != best
+    assert len(summary["finalists"]) == SEARCH["finalists"] - 1
+    written = (tmp_path / "runs" / "tiny-run" / "summary.json").read_text()
+    json.loads(written, parse_constant=pytest.fail)  # infinity is no JSON
+    monkeypatch.setattr(PruningEvaluator, "confirm", lambda *_: (math.nan,))
+    said = run(*words, "--name", "hopeless", "--seed", 5)
+    assert said.code == 2
+    assert "has a finite loss on the fresh blocks" in said.err
+
+
 def test_a_bug_keeps_its_traceback_and_its_run(
     place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -451,6 +478,9 @@ def test_explain_says_what_a_metric_is(run: Run, tmp_path: Path) -> None:
     assert said.json["kind"] == "Weight"
     assert "wanda" in said.json["same_row_order_as"]
     assert {row["name"] for row in said.json["inputs"]} == {"W", "x_norm"}
+    # In floats it is 1 for nearly every weight: what simplification drops is no equal order.
+    flat = run("explain", "tanh(mul(1000, abs(W)))", "--results", tmp_path, "--json").json
+    assert flat["same_row_order_as"] == []
     plain = run("explain", "wanda", "--results", tmp_path)
     for word in ("mul(abs(W), x_norm)", "Sun et al.", "complexity", "latex"):
         assert word in plain.out, word

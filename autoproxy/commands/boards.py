@@ -26,14 +26,14 @@ def write_leaderboard(workspace: Workspace, ledger: Ledger | None = None) -> dic
         ledger: The open ledger, where there is one already.
     """
     workspace.prepare()
-    with contextlib.ExitStack() as stack:
+    with workspace.boards_locked(), contextlib.ExitStack() as stack:
         opened = ledger or stack.enter_context(Ledger.open(workspace.ledger))
         _take_in(workspace, opened)
         rows = opened.reports()
-    groups = rank(rows)
-    write_text(workspace.folder / "leaderboard.md", to_markdown(groups, budgets(workspace)))
-    write_text(workspace.folder / "leaderboard.csv", to_csv(groups))
-    write_text(workspace.reports, to_lines(rows))
+        groups = rank(rows)
+        write_text(workspace.folder / "leaderboard.md", to_markdown(groups, budgets(workspace)))
+        write_text(workspace.folder / "leaderboard.csv", to_csv(groups))
+        write_text(workspace.reports, to_lines(rows))
     return {
         "groups": [group.to_json() for group in groups],
         "files": [str(workspace.folder / f"leaderboard.{end}") for end in ("md", "csv")],

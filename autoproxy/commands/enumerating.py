@@ -375,6 +375,9 @@ def claim(found: Mapping[str, Any]) -> str:
         f"checked merges were, at most {audit['upper']:.2%} of those of any way to be merged "
         f"({audit['confidence']:.0%} confidence)"
     )
+    unseen = [way["what"] for way in audit["ways"].values() if not way["checked"]]
+    if unseen and audit["drawn"] < audit["trees"]:
+        said += f"; of {' and of '.join(unseen)} none was drawn, so nothing is known of these"
     if audit["gain"] is not None:
         said += f"; the value of none of these is better by more than {max(0, audit['gain']):.2g}"
     return f"{said}."

@@ -26,7 +26,7 @@ from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.prediction import features
-from autoproxy.language.simplify import simplest, simplify
+from autoproxy.language.simplify import simplify
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from autoproxy.spaces import Baseline
@@ -309,7 +309,7 @@ def identifier(name: str) -> str:
 
 
 def _row_order(expression: Expression) -> Expression:
-    return ordering(simplest(expression, Blindness.ROW, kind_of(expression)), Blindness.ROW)
+    return ordering(expression, Blindness.ROW)
 
 
 def _of_run(workspace: Workspace, run: str) -> tuple[str, Expression, dict[str, str]]:

@@ -1,6 +1,7 @@
 """One run from plan to leaderboard: baselines, search, random search, finals, report, export."""
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +32,7 @@ from autoproxy.commands.workspace import (
     write_text,
 )
 from autoproxy.errors import AutoproxyError, ConfigError
-from autoproxy.evaluation import Individual, Measured, Outcome, content_hash
+from autoproxy.evaluation import Failed, Individual, Measured, Outcome, content_hash
 from autoproxy.interruption import Uninterrupted
 from autoproxy.language.canonical import canonical, key
 from autoproxy.language.expression import Expression
@@ -363,16 +364,30 @@ class _Run:
             self._show(Progress("finals", number, len(chosen), clock.seconds))
             losses[individual.key] = self._confirmed(individual)
         winner = min(chosen, key=lambda i: (sum(losses[i.key]), i.complexity, i.slot))
+        if not math.isfinite(sum(losses[winner.key])):
+            raise ConfigError(
+                f"none of the {len(chosen)} finalists has a finite loss on the fresh blocks, the "
+                f"best by the search, {chosen[0].text}, neither; nothing is lost: ask for more "
+                "with --set finalists=N in a run of another name, what is known is not measured "
+                "again"
+            )
         return winner, losses
 
     def _confirmed(self, individual: Individual) -> tuple[float, ...]:
+        """Return the losses of a finalist on the fresh blocks, one that is infinite if any is."""
         protocol = content_hash({**self._evaluator.protocol(), "rung": "confirm"})
         known = self._ledger.recall(individual.key, protocol, 1.0)
         if isinstance(known, Measured):
             return tuple(known.details[str(i)] for i in range(len(known.details)))
+        if isinstance(known, Failed):
+            return (math.inf,)
         losses = tuple(self._evaluator.confirm(individual.expression))
-        details = {str(i): loss for i, loss in enumerate(losses)}
-        outcome = Measured(sum(losses) / len(losses), 1.0, details=details)
+        outcome: Outcome
+        if all(map(math.isfinite, losses)):
+            details = {str(i): loss for i, loss in enumerate(losses)}
+            outcome = Measured(sum(losses) / len(losses), 1.0, details=details)
+        else:
+            outcome, losses = Failed("no finite loss on the fresh blocks"), (math.inf,)
         text = str(individual.expression)
         self._ledger.remember(Evaluation(individual.key, protocol, 1.0, text, None, outcome))
         return losses

@@ -191,6 +191,7 @@ def summarise(f: Findings) -> dict[str, Any]:
         "finalists": [
             {"key": key, "mean_loss": math.fsum(losses) / len(losses)}
             for key, losses in sorted(f.finals.items(), key=lambda item: math.fsum(item[1]))
+            if math.isfinite(math.fsum(losses))
         ],
         "ladder": describe_ladder(f.found[0], f.evaluator.fidelities),
         "funnel": searched["funnel"],

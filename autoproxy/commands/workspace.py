@@ -230,6 +230,12 @@ class Workspace:
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def boards_locked(self) -> Iterator[None]:
+        """Hold the leaderboard's files, which runs that end together would overwrite in turn."""
+        with FileLock(self.folder / "leaderboard.lock"):
+            yield
+
 
 def _age(path: Path) -> tuple[float, str]:
     return path.stat().st_mtime, path.parent.name

@@ -139,7 +139,8 @@ class _Writer:
     """
 
     def __init__(self, whole: Expression) -> None:
-        self._gradient_scales = _degree(whole) is not None
+        # were a part of the gradients written 100 times too large, all must be
+        self._gradient_scales = _degree(whole) is not None and _EXPAND["G"] not in whole.walk()
 
     def tree(self, node: Expression) -> Tree:
         """Return the nodes of a formula or a part of it."""

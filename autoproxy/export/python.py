@@ -61,7 +61,7 @@ Tensor:', 'def _mul(a: Tensor, b: Tensor) -> Tensor:']
     function = [
         *_signature(name, inputs),
         textwrap.indent(_docstring(expression, name, inputs, data_sheet), "    "),
-        *(f"    {line}" for line in [*_reshapes(inputs), *body.lines]),
+        *(f"    {line}" for line in [*_taken(inputs), *body.lines]),
     ]
     helpers = [helper(head) for head in sorted(body.heads, key=tensor_name)]
     head = ['"""A metric discovered or exported by AutoProxy; it needs torch alone."""']
@@ -211,16 +211,19 @@ _SHAPES = {
 }
 
 
-def _reshapes(inputs: Sequence[Terminal]) -> list[str]:
+def _taken(inputs: Sequence[Terminal]) -> list[str]:
+    """Return statements that give every input its shape, and float32.
+
+    Models are held in half precision, where the numbers that guard a division are zero.
+    """
     calls = {
-        Kind.PER_INPUT: "reshape(1, -1)",
-        Kind.PER_OUTPUT: "reshape(-1, 1)",
-        Kind.SCALAR: "reshape(1, 1)",
+        Kind.PER_INPUT: ".reshape(1, -1)",
+        Kind.PER_OUTPUT: ".reshape(-1, 1)",
+        Kind.SCALAR: ".reshape(1, 1)",
     }
     return [
-        f"{parameter(t)} = {parameter(t)}.{calls[t.kind]}  # {letters(t.kind)}"
+        f"{parameter(t)} = {parameter(t)}.float(){calls.get(t.kind, '')}  # {letters(t.kind)}"
         for t in inputs
-        if t.kind in calls
     ]
 
 
@@ -241,7 +244,9 @@ def _docstring(
     data_sheet: Mapping[str, str],
 ) -> str:
     kind = kind_of(expression)
-    arguments = [f"    {parameter(t)}: {_SHAPES[t.kind]}, float32; {t.meaning}." for t in inputs]
+    arguments = [
+        f"    {parameter(t)}: {_SHAPES[t.kind]}, taken as float32; {t.meaning}." for t in inputs
+    ]
     lines = [
         'r"""Return the importance of what a linear layer computes with; larger is kept.',
         "",

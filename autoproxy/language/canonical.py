@@ -90,7 +90,8 @@ def nonnegative(expression: Expression) -> bool:
 def ordering(expression: Expression, blindness: Blindness) -> Expression:
     """Return what is left of the canonical form when its root drops all that keeps orders.
 
-    Two whole formulas with one ordering give the same masks. Never use it on a part of a formula:
+    Two whole formulas with one ordering give the same masks, but for what floats round to ties (a
+    huge number added) or to zero. Never use it on a part of a formula:
     A and A squared order alike, A + s and A squared + s do not.
 
     >>> from autoproxy.language.parse import parse
@@ -181,10 +182,13 @@ def _positive(expression: Expression) -> bool:
     """
     if expression.value is not None:
         return expression.value > 0
-    if expression.head in {"exp", "sigmoid", "y_norm"}:
+    if expression.head == "y_norm":
         return True
+    if expression.head in {"exp", "sigmoid"}:  # of what is far below zero they are zero in floats
+        return nonnegative(expression.operands[0])
     if expression.head in _LIVING:
-        return expression.head.endswith("norm") or nonnegative(expression.operands[0])
+        first = expression.operands[0]
+        return nonnegative(first) or (expression.head.endswith("norm") and not first.operands)
     if expression.head == "pow":
         return _positive(expression.operands[0])
     if expression.head in {"add", "maximum"}:  # such as a deviation plus 1e-5

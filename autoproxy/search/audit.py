@@ -1,6 +1,7 @@
 """How often the merging of an enumeration was wrong: a sample, held against full identities."""
 
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +83,7 @@ class Audit:
             self.drawn += 1
             route = self.enumeration.route(tree)
             if route.ways & lacking:
-                self._check(tree, route)
+                self._check(tree, route, route.ways & lacking)
                 done = sum(min(self.count, tally.checked) for tally in self.tallies.values())
                 self.tell(done, self.count * len(WAYS))
 
@@ -151,9 +152,13 @@ class Audit:
     def _lacking(self) -> set[str]:
         return {way for way, tally in self.tallies.items() if tally.checked < self.count}
 
-    def _check(self, tree: Expression, route: Route) -> None:
+    def _check(self, tree: Expression, route: Route, ways: AbstractSet[str]) -> None:
+        """Compare a tree with its stand-in, and count it for those ways that still draw.
+
+        What is drawn for the sake of another way would be no fair sample of one that is full.
+        """
         right = self._right(tree, route)
-        for way in route.ways:
+        for way in ways:
             tally = self.tallies[way]
             tally.checked += 1
             if not right:

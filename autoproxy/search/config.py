@@ -51,8 +51,8 @@ class SearchConfig:
         selection: `nsga2` (value against complexity), `nsga2-cost` (and against what a formula
             costs to run) or `best` (value alone).
         same: What makes a proposal a known one, each with those before it: `nothing`, `text`,
-            `key` (the same value by algebra), `order` (by algebra), `fingerprint` (the same order
-            on real rows) or `mask` (all that the objective sees).
+            `key` (the same value by algebra, once simplified), `order` (by algebra), `fingerprint`
+            (the same order on real rows) or `mask` (all that the objective sees).
         reject: How many times Wanda's distortion a candidate may have before it is dropped
             unmeasured; 0 for never.
         promote: Share of the candidates of a cheap rung that go on.

@@ -1,10 +1,12 @@
 """The loop of the search: breed, measure, select; one state after another."""
 
 import bisect
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from autoproxy.evaluation import (
     Evaluator,
@@ -24,6 +26,8 @@ from autoproxy.search.tasks import Task
 from autoproxy.sieve.rules import Kept
 from autoproxy.spaces import SearchSpace
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Flight:
@@ -34,12 +38,15 @@ class Flight:
 
     Attributes:
         brood: What was bred.
-        screens: The cheap measurement of each candidate; none where no rung screens.
-        races: The dear measurement of each that was promoted, by its place among the candidates;
-            None until it is known who is.
+        left: What was left of the budget when it was bred.
+        screens: The cheap measurement of each candidate that this can pay for; none where no rung
+            screens.
+        races: The dear measurement of each that was promoted, by its place among the candidates,
+            as far as the budget may last; None until it is known who is.
     """
 
     brood: Brood
+    left: float
     screens: list[Work]
     races: dict[int, Work] | None = None
 
@@ -110,9 +117,10 @@ class Search:
 
     def _launch(self, base: SearchState) -> Flight:
         """Breed the next generation from a state, and ask for its first measurements."""
-        flight = Flight(self._breeder.breed(base), [])
+        flight = Flight(self._breeder.breed(base), self._config.evaluations - base.spent, [])
         if screening := self._screening(flight):
-            flight.screens = [self._ask(c, (screening,), None) for _, c in flight.brood.kept]
+            kept = _payable(flight.brood.kept, screening, flight.left)
+            flight.screens = [self._ask(candidate, (screening,), None) for _, candidate in kept]
         if self._desk.ahead:
             self._race_when_screened(flight)
         return flight
@@ -191,8 +199,12 @@ class Search:
             self._begin_races(flight, self._promoted(flight, outcomes))
 
     def _begin_races(self, flight: Flight, promoted: Sequence[int]) -> dict[int, Work]:
-        steps, rival = self._dearer(flight), flight.brood.rival
-        races = {place: self._ask(flight.brood.kept[place][1], steps, rival) for place in promoted}
+        steps, rival, screening = self._dearer(flight), flight.brood.rival, self._screening(flight)
+        left = flight.left - screening * len(flight.screens)
+        races = {
+            place: self._ask(flight.brood.kept[place][1], steps, rival)
+            for place in _payable(promoted, steps[0] - screening, left)
+        }
         flight.races = races
         return races
 
@@ -286,6 +298,15 @@ class _Bill:
             self.stopped = self._stop()
 
 
+def _payable(wanted: Sequence[T], price: float, left: float) -> Sequence[T]:
+    """Return the first of what is wanted, up to the one that uses up what is left.
+
+    >>> _payable("abcdef", 0.25, 0.6), _payable("abcdef", 0.25, math.inf), _payable("ab", 1, 0)
+    ('abc', 'abcdef', '')
+    """
+    return wanted if price * len(wanted) <= left else wanted[: max(0, math.ceil(left / price))]
+
+
 def _taken(screens: Sequence[Work], bill: _Bill, fidelity: float) -> list[Outcome]:
     """Return the outcomes of the cheap rung, as many as are paid for."""
     outcomes = []
@@ -316,8 +337,3 @@ def finalists(state: SearchState, count: int, sign: float) -> tuple[Individual, 
     """Return the `count` best individuals by value, to be re-ranked on fresh blocks."""
     ranked = sorted(state.archive, key=lambda i: (sign * i.value, i.complexity, i.slot))
     return tuple(ranked[:count])
-
-
-def confirm(evaluator: Evaluator, chosen: Sequence[Individual]) -> Mapping[str, tuple[float, ...]]:
-    """Return the losses on fresh blocks of each individual, by key; the same blocks for all."""
-    return {i.key: tuple(evaluator.confirm(i.expression)) for i in chosen}

@@ -49,7 +49,8 @@ def judged(proposal: Expression, same: str, space: SearchSpace, blindness: Blind
     Args:
         proposal: As it was bred.
         same: The tier, a key of `TIERS`: below `key` nothing is made simpler, in `key` as far as
-            values allow, from `order` on as far as the comparison allows.
+            values allow but for rounding and where a protection bites, from `order` on as far as
+            the comparison allows.
         space: Words and limits.
         blindness: What the comparison cannot see.
     """

@@ -34,7 +34,7 @@ class Way:
 
 
 TEXT = Way("text", REPEAT, "the same text", lambda expression, _: str(expression))
-KEY = Way("key", REPEAT, "the same value", lambda expression, _: key(expression))
+KEY = Way("key", REPEAT, "once simplified the same value", lambda expression, _: key(expression))
 ORDER = Way("order", SAME_ALGEBRA, "by algebra the same order", order_key)
 FINGERPRINT = Way("fingerprint", SAME_ORDER, "on real rows the same order")
 MASK = Way("mask", SAME_MASK, "bit for bit the same masks")

@@ -211,7 +211,7 @@ COUNTS = frozenset({
     "params_mlp", "params_embedding", "params_body", "flops",
 })  # fmt: skip
 TERMINALS = frozenset(
-    {"W", "noise", "hg", "x", "dx", "heads", "y", "dy", "y_norm", "attention"}
+    {"W", "noise", "hg", "x", "dx", "heads", "order_change", "y", "dy", "y_norm", "attention"}
     | PER_INPUT | PER_SITE | GRADIENTS | LINEARISED | COUNTS
 )  # fmt: skip
 """Everything that `collect` can measure."""
@@ -237,9 +237,9 @@ class Site:
     """The tensors of one linear weight, float32; one that it lacks is no key.
 
     With S sequences, T tokens, d_out and d_in (after sampling): `W g g_norm g_abs hg flow noise`
-    (d_out, d_in); `x dx heads` (S, T, d_in); `y dy` (S, T, d_out); `attention` (S, heads, T
-    queries, T keys); `x_norm x_mean x_var x_max` (1, d_in); `y_norm` (d_out, 1); `fan_in fan_out
-    is_attention is_mlp is_first block_index` (1, 1).
+    (d_out, d_in); `x dx heads order_change` (S, T, d_in); `y dy` (S, T, d_out); `attention`
+    (S, heads, T queries, T keys); `x_norm x_mean x_var x_max` (1, d_in); `y_norm` (d_out, 1);
+    `fan_in fan_out is_attention is_mlp is_first block_index` (1, 1).
 
     Attributes:
         name: Dotted name of its first module.
@@ -280,7 +280,8 @@ def collect(
     """Measure tensors of every site of a network.
 
     One forward and backward pass gives inputs, outputs, their gradients, and every sequence's
-    weight gradient (the product of the two); `hg` needs a second pass, `flow` a third.
+    weight gradient (the product of the two); `hg` needs a second pass, `flow` a third,
+    and `order_change` a forward pass more.
 
     Args:
         network: Called with ids for logits (sequences, tokens, vocabulary); or a transformers
@@ -307,6 +308,8 @@ def collect(
     with undisturbed(network):
         seen = _observe(network, batch, causal, backward=bool(asked & DIFFERENTIATED))
         made = _places(seen, asked)
+        if "order_change" in asked:
+            _add_order_changes(network, batch, seen, made, kept)
         counts = counts_of(network, seen) if asked & COUNTS else {}
         model = {name: value for name, value in counts.items() if name in asked}
         for site, values in zip(seen, made, strict=True):
@@ -609,7 +612,7 @@ class _Seen:
 
 
 def _observe(
-    network: nn.Module, batch: Batch, causal: bool | None, *, backward: bool
+    network: nn.Module, batch: Batch, causal: bool | None, *, backward: bool = False
 ) -> list[_Seen]:
     """Run the network forward, and backward if asked; return what its weights saw, in order."""
     labels = labels_of(network, batch, causal)
@@ -827,6 +830,53 @@ def _places(seen: Sequence[_Seen], asked: frozenset[str]) -> list[dict[str, Tens
             {n: torch.tensor([[float(v)]], device=place) for n, v in values.items() if n in asked}
         )
     return made
+
+
+def _add_order_changes(
+    network: nn.Module,
+    batch: Batch,
+    seen: Sequence[_Seen],
+    made: Sequence[dict[str, Tensor]],
+    kept: Sampling,
+) -> None:
+    """Give sites that read attention heads what changes there with the order of earlier tokens.
+
+    The earlier half of each sequence's tokens is put in reverse. Compared are the places of the
+    later half, which have the tokens that they had: a network that sees a set and no order gives
+    the same there. 0 at the earlier half, and where the change is no more than rounding.
+    """
+    again = {id(site.weight): site for site in _observe(network, _turned_round(batch), None)}
+    for site, values in zip(seen, made, strict=True):
+        other = again.get(id(site.weight))
+        if site.reads_heads and site.per_sequence and other is not None:
+            change = _order_change(site, other)
+            values["order_change"] = change[:, _chosen(change.shape[1], kept.tokens, kept)]
+
+
+def _order_change(site: _Seen, other: _Seen) -> Tensor:
+    before, tokens = site.x, site.shape[1]
+    change = other.x - before
+    earlier = torch.arange(change.shape[1], device=change.device) % tokens < tokens // 2
+    rounding = 16 * torch.finfo(site.inputs[0].dtype).eps * before.abs().max()
+    change[:, earlier] = 0.0
+    change[change.abs() <= rounding] = 0.0
+    return change
+
+
+def _turned_round(batch: Batch) -> Batch:
+    """Return a batch whose earlier half of each sequence's tokens is in reverse."""
+
+    def turned(value: Tensor) -> Tensor:
+        half = value.shape[1] // 2
+        return torch.cat([value[:, :half].flip(1), value[:, half:]], dim=1)
+
+    if not isinstance(batch, Mapping):
+        return turned(batch)
+    of_tokens = ("input_ids", "attention_mask", "token_type_ids")
+    return {
+        name: turned(value) if name in of_tokens and value.ndim == 2 else value
+        for name, value in batch.items()
+    }
 
 
 def _hessian_products(

@@ -11,9 +11,9 @@ def smollm2_50(weight: Tensor, x_norm: Tensor) -> Tensor:
     LaTeX: \left|\tanh\left(W\right)\right| \cdot \lVert X_j\rVert
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        x_norm: (d_in,), float32; sqrt((1/N) sum over N sequences and all tokens of x_j^2):
-            Wanda's sqrt(scaler_row).
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        x_norm: (d_in,), taken as float32; sqrt((1/N) sum over N sequences and all tokens of
+            x_j^2): Wanda's sqrt(scaler_row).
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -35,7 +35,8 @@ def smollm2_50(weight: Tensor, x_norm: Tensor) -> Tensor:
     >>> tuple(smollm2_50(torch.ones(2, 3), torch.ones(3)).shape)
     (2, 3)
     """
-    x_norm = x_norm.reshape(1, -1)  # (1, d_in)
+    weight = weight.float()  # (d_out, d_in)
+    x_norm = x_norm.float().reshape(1, -1)  # (1, d_in)
     v1 = _tanh(weight)  # (d_out, d_in)
     v2 = _absolute(v1)  # (d_out, d_in)
     return _mul(v2, x_norm)  # (d_out, d_in)

@@ -14,9 +14,9 @@ def smollm2_50_s1(weight: Tensor, x_norm: Tensor) -> Tensor:
         X_j\rVert\right|^{0.78}
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        x_norm: (d_in,), float32; sqrt((1/N) sum over N sequences and all tokens of x_j^2):
-            Wanda's sqrt(scaler_row).
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        x_norm: (d_in,), taken as float32; sqrt((1/N) sum over N sequences and all tokens of
+            x_j^2): Wanda's sqrt(scaler_row).
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -40,7 +40,8 @@ def smollm2_50_s1(weight: Tensor, x_norm: Tensor) -> Tensor:
     >>> tuple(smollm2_50_s1(torch.ones(2, 3), torch.ones(3)).shape)
     (2, 3)
     """
-    x_norm = x_norm.reshape(1, -1)  # (1, d_in)
+    weight = weight.float()  # (d_out, d_in)
+    x_norm = x_norm.float().reshape(1, -1)  # (1, d_in)
     v1 = _absolute(weight)  # (d_out, d_in)
     v2 = _col_norm(v1)  # (1, d_in)
     v3 = _div(v1, v2)  # (d_out, d_in)

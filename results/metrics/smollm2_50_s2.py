@@ -16,14 +16,14 @@ def smollm2_50_s2(weight: Tensor, x_norm: Tensor, g_norm: Tensor, g_token: Tenso
         \cdot \left|W\right|^{2.41} \cdot \lVert X_j\rVert
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        x_norm: (d_in,), float32; sqrt((1/N) sum over N sequences and all tokens of x_j^2):
-            Wanda's sqrt(scaler_row).
-        g_norm: (d_out, d_in), float32; sqrt(sum over sequences of (dL/dW)^2); GBLM and
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        x_norm: (d_in,), taken as float32; sqrt((1/N) sum over N sequences and all tokens of
+            x_j^2): Wanda's sqrt(scaler_row).
+        g_norm: (d_out, d_in), taken as float32; sqrt(sum over sequences of (dL/dW)^2); GBLM and
             Pruner-Zero use 100 times this.
-        g_token: (d_out, d_in), float32; sqrt(sum over sequences and tokens of (dL/dy_i x_j)^2):
-            what g_norm is, with every token's part of the gradient squared for itself, so that
-            parts cannot cancel.
+        g_token: (d_out, d_in), taken as float32; sqrt(sum over sequences and tokens of (dL/dy_i
+            x_j)^2): what g_norm is, with every token's part of the gradient squared for itself,
+            so that parts cannot cancel.
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -42,7 +42,10 @@ def smollm2_50_s2(weight: Tensor, x_norm: Tensor, g_norm: Tensor, g_token: Tenso
     ...     3)).shape)
     (2, 3)
     """
-    x_norm = x_norm.reshape(1, -1)  # (1, d_in)
+    weight = weight.float()  # (d_out, d_in)
+    x_norm = x_norm.float().reshape(1, -1)  # (1, d_in)
+    g_norm = g_norm.float()  # (d_out, d_in)
+    g_token = g_token.float()  # (d_out, d_in)
     v1 = _absolute(weight)  # (d_out, d_in)
     v2 = _col_sum(v1)  # (1, d_in)
     v3 = _div(v1, v2)  # (d_out, d_in)

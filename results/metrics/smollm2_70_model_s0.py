@@ -12,10 +12,10 @@ def smollm2_70_model_s0(weight: Tensor, g_token: Tensor) -> Tensor:
     LaTeX: \lVert G^{t}\rVert \cdot \left|W\right|^{1.16}
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        g_token: (d_out, d_in), float32; sqrt(sum over sequences and tokens of (dL/dy_i x_j)^2):
-            what g_norm is, with every token's part of the gradient squared for itself, so that
-            parts cannot cancel.
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        g_token: (d_out, d_in), taken as float32; sqrt(sum over sequences and tokens of (dL/dy_i
+            x_j)^2): what g_norm is, with every token's part of the gradient squared for itself,
+            so that parts cannot cancel.
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -38,6 +38,8 @@ def smollm2_70_model_s0(weight: Tensor, g_token: Tensor) -> Tensor:
     >>> tuple(smollm2_70_model_s0(torch.ones(2, 3), torch.ones(2, 3)).shape)
     (2, 3)
     """
+    weight = weight.float()  # (d_out, d_in)
+    g_token = g_token.float()  # (d_out, d_in)
     v1 = _power(weight, 1.159999966621399)  # (d_out, d_in)
     return _mul(g_token, v1)  # (d_out, d_in)
 

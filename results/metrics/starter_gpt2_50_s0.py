@@ -14,10 +14,10 @@ def starter_gpt2_50_s0(weight: Tensor, g_token: Tensor) -> Tensor:
         \left(\tanh\left(W\right)\right)^2\right)
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        g_token: (d_out, d_in), float32; sqrt(sum over sequences and tokens of (dL/dy_i x_j)^2):
-            what g_norm is, with every token's part of the gradient squared for itself, so that
-            parts cannot cancel.
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        g_token: (d_out, d_in), taken as float32; sqrt(sum over sequences and tokens of (dL/dy_i
+            x_j)^2): what g_norm is, with every token's part of the gradient squared for itself,
+            so that parts cannot cancel.
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -38,6 +38,8 @@ def starter_gpt2_50_s0(weight: Tensor, g_token: Tensor) -> Tensor:
     >>> tuple(starter_gpt2_50_s0(torch.ones(2, 3), torch.ones(2, 3)).shape)
     (2, 3)
     """
+    weight = weight.float()  # (d_out, d_in)
+    g_token = g_token.float()  # (d_out, d_in)
     v1 = _absolute(weight)  # (d_out, d_in)
     v2 = _mul(v1, g_token)  # (d_out, d_in)
     v3 = _power(g_token, 2.0999999046325684)  # (d_out, d_in)

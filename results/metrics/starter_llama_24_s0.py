@@ -14,12 +14,12 @@ def starter_llama_24_s0(weight: Tensor, x_norm: Tensor, g_token: Tensor) -> Tens
         X_j\rVert\right|}
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        x_norm: (d_in,), float32; sqrt((1/N) sum over N sequences and all tokens of x_j^2):
-            Wanda's sqrt(scaler_row).
-        g_token: (d_out, d_in), float32; sqrt(sum over sequences and tokens of (dL/dy_i x_j)^2):
-            what g_norm is, with every token's part of the gradient squared for itself, so that
-            parts cannot cancel.
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        x_norm: (d_in,), taken as float32; sqrt((1/N) sum over N sequences and all tokens of
+            x_j^2): Wanda's sqrt(scaler_row).
+        g_token: (d_out, d_in), taken as float32; sqrt(sum over sequences and tokens of (dL/dy_i
+            x_j)^2): what g_norm is, with every token's part of the gradient squared for itself,
+            so that parts cannot cancel.
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -40,7 +40,9 @@ def starter_llama_24_s0(weight: Tensor, x_norm: Tensor, g_token: Tensor) -> Tens
     >>> tuple(starter_llama_24_s0(torch.ones(2, 3), torch.ones(3), torch.ones(2, 3)).shape)
     (2, 3)
     """
-    x_norm = x_norm.reshape(1, -1)  # (1, d_in)
+    weight = weight.float()  # (d_out, d_in)
+    x_norm = x_norm.float().reshape(1, -1)  # (1, d_in)
+    g_token = g_token.float()  # (d_out, d_in)
     v1 = _absolute(weight)  # (d_out, d_in)
     v2 = _mul(v1, g_token)  # (d_out, d_in)
     v3 = _mul(g_token, v2)  # (d_out, d_in)

@@ -13,9 +13,9 @@ def starter_llama_48_s0(weight: Tensor, x_norm: Tensor) -> Tensor:
         \lVert X_j\rVert
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        x_norm: (d_in,), float32; sqrt((1/N) sum over N sequences and all tokens of x_j^2):
-            Wanda's sqrt(scaler_row).
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        x_norm: (d_in,), taken as float32; sqrt((1/N) sum over N sequences and all tokens of
+            x_j^2): Wanda's sqrt(scaler_row).
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -35,7 +35,8 @@ def starter_llama_48_s0(weight: Tensor, x_norm: Tensor) -> Tensor:
     >>> tuple(starter_llama_48_s0(torch.ones(2, 3), torch.ones(3)).shape)
     (2, 3)
     """
-    x_norm = x_norm.reshape(1, -1)  # (1, d_in)
+    weight = weight.float()  # (d_out, d_in)
+    x_norm = x_norm.float().reshape(1, -1)  # (1, d_in)
     v1 = weight.new_full((1, 1), 2)  # (1, 1)
     v2 = _power(x_norm, 0.6000000238418579)  # (1, d_in)
     v3 = _add(v1, v2)  # (1, d_in)

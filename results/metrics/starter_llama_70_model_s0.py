@@ -15,12 +15,12 @@ def starter_llama_70_model_s0(weight: Tensor, g_norm: Tensor, g_token: Tensor) -
         \tanh\left(\lVert G^{t}\rVert\right)
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        g_norm: (d_out, d_in), float32; sqrt(sum over sequences of (dL/dW)^2); GBLM and
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        g_norm: (d_out, d_in), taken as float32; sqrt(sum over sequences of (dL/dW)^2); GBLM and
             Pruner-Zero use 100 times this.
-        g_token: (d_out, d_in), float32; sqrt(sum over sequences and tokens of (dL/dy_i x_j)^2):
-            what g_norm is, with every token's part of the gradient squared for itself, so that
-            parts cannot cancel.
+        g_token: (d_out, d_in), taken as float32; sqrt(sum over sequences and tokens of (dL/dy_i
+            x_j)^2): what g_norm is, with every token's part of the gradient squared for itself,
+            so that parts cannot cancel.
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -42,6 +42,9 @@ def starter_llama_70_model_s0(weight: Tensor, g_norm: Tensor, g_token: Tensor) -
     ...     3)).shape)
     (2, 3)
     """
+    weight = weight.float()  # (d_out, d_in)
+    g_norm = g_norm.float()  # (d_out, d_in)
+    g_token = g_token.float()  # (d_out, d_in)
     v1 = weight.new_full((1, 1), 8)  # (1, 1)
     v2 = _mul(g_norm, g_token)  # (d_out, d_in)
     v3 = _power(weight, 1.2000000476837158)  # (d_out, d_in)

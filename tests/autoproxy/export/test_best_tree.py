@@ -152,6 +152,7 @@ def spelled(tree: Tree) -> str:
         ("mul(W, x_norm)", ["W cannot be written", "take abs(W)"]),
         ("abs(W) + g_norm", ["100 times", "take 100 * g_norm"]),
         ("abs(W) * tanh(g_norm)", ["100 times"]),
+        ("square(W) * g_norm - abs(W) * (100 * g_norm)", ["100 times"]),  # its G is one of both
         ("abs(W) * x_mean", ["x_mean cannot be written", "square(x_norm)"]),
         ("abs(W) + 2", ["no numbers"]),
         ("div(abs(W), row_sum(abs(W)))", ["'div' of div", "pz_div"]),

@@ -121,6 +121,20 @@ def test_it_gives_the_bits_and_masks_of_the_engine(name: str) -> None:
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("text", ["div(abs(W), x_norm)", "mul(abs(W), pow(x_norm, -4))"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_has_the_values_of_its_numbers(
+    text: str, dtype: torch.dtype
+) -> None:
+    metric = run_source(python_source(parse(text), name="m", data_sheet={}), "m").m
+    weight, norm = torch.linspace(-1, 1, 24).reshape(4, 6).to(dtype), torch.arange(6.0).to(dtype)
+    weight[:, 0] = 0  # of an input that is dead
+    found = metric(weight, norm)
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+    assert torch.equal(found, metric(weight.float(), norm.float()))
+
+
 @pytest.mark.parametrize("columns", [1, 16, 31, 33, 64, 95])
 @pytest.mark.parametrize("exponent", [0.217, 0.57, 2.05, -0.3, 1.2, 0.5, 2.0])
 def test_a_power_has_the_bits_of_the_engine_at_any_width(exponent: float, columns: int) -> None:
@@ -222,8 +236,8 @@ def test_its_docstring_is_a_data_sheet() -> None:
         str(expression),
         key(expression),
         "source run: r-1",
-        "weight: (d_out, d_in), float32",
-        "x_norm: (d_in,), float32",
+        "weight: (d_out, d_in), taken as float32",
+        "x_norm: (d_in,), taken as float32",
     ):
         assert words in text, words
     assert function.__annotations__ == dict.fromkeys(["weight", "x_norm", "return"], Tensor)

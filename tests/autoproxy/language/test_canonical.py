@@ -322,6 +322,9 @@ SAME_ORDER = [
     ("pow(abs(W), 0)", "abs(W)", None),
     ("mul(W, row_sum(W))", "W", None),
     ("mul(W, row_std(W))", "W", None),
+    ("mul(W, exp(neg(y_norm)))", "W", None),  # 0 in float32 where the norm is above 104
+    ("mul(W, sigmoid(neg(y_norm)))", "W", None),
+    ("mul(W, row_norm(sub(W, W)))", "W", None),
     ("mul(W, row_min(abs(W)))", "W", None),
     ("mul(W, x_norm)", "W", None),
     ("div(W, col_norm(W))", "W", None),

@@ -1,5 +1,6 @@
 """Rows of reports as text: nothing lost, nothing repeated, measured rows stay."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def test_rows_come_back_bit_for_bit_and_in_an_order_of_their_own() -> None:
     back = from_lines(text, "reports.jsonl")
     assert {identity(row): row for row in back} == {identity(row): row for row in ROWS}
     assert len(back) == len(ROWS)
+
+
+def test_runs_that_end_together_wait_for_each_other(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.prepare()
+    other = Workspace(tmp_path, place=f"sqlite:///{tmp_path / 'other.sqlite'}")
+    with Ledger.open(other.ledger) as ledger:
+        ledger.add_reports([replace(ROW, name="theirs")])
+    with ThreadPoolExecutor(1) as pool:
+        with workspace.boards_locked():
+            waiting = pool.submit(write_leaderboard, other)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            workspace.reports.write_text(to_lines(ROWS))
+        waiting.result(timeout=60)
+    names = {row.name for row in from_lines(workspace.reports.read_text(), "reports.jsonl")}
+    assert names == {"theirs", *(row.name for row in ROWS)}
 
 
 @pytest.mark.parametrize("line", ["{", '{"name": "x"}', "[]", '{"protocol": "none", "seed": 1}'])

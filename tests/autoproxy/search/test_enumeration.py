@@ -317,7 +317,7 @@ def test_the_audit_finds_parts_that_were_merged_by_order() -> None:
     assert clean["false"] == 0
     assert clean["gain"] is None
     few = audited(wrong, 3).to_json()
-    assert few["ways"]["value"]["checked"] >= 3
+    assert few["ways"]["value"]["checked"] == 3  # more would be no even sample of this way's
     assert few["ways"]["value"]["upper"] > few["ways"]["value"]["rate"]
     assert audited(wrong, 3).to_json() == few
     assert audited(wrong, 0).to_json()["upper"] is None

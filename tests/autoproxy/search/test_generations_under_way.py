@@ -44,6 +44,23 @@ def fates_of(memory: DictMemory) -> dict[int, Any]:
     return {fate.proposal.slot: fate for fate in memory.fates}
 
 
+@pytest.mark.parametrize("rungs", [(1.0,), (0.25, 1.0), EIGHTHS])
+@pytest.mark.parametrize("evaluations", [5.0, 20.0])
+def test_workers_measure_nothing_beyond_the_budget(
+    rungs: tuple[float, ...], evaluations: float
+) -> None:
+    config = replace(CONFIG, evaluations=evaluations, batch=16, first_batch=48)
+    alone, many = ToyEvaluator(rungs=rungs), ToyEvaluator(rungs=rungs)
+    whole = search(config, DictMemory(), evaluator=alone)
+    desk = ShuffledDesk(many, seed=0, workers=4)
+    found = search(config, DictMemory(), evaluator=many, desk=desk)
+    assert found == whole
+    screens = {text for text, fidelity in many.measured if fidelity == rungs[0]}
+    assert screens == {text for text, fidelity in alone.measured if fidelity == rungs[0]}
+    if len(rungs) < 3:  # a race of many steps may end early, so it may last longer than is paid
+        assert sorted(many.measured) == sorted(alone.measured)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("workers", [1, 4])
 def test_any_number_of_workers_gives_the_same_run(way: str, workers: int) -> None:

@@ -22,7 +22,7 @@ from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.types import Kind
 from autoproxy.search import loop, proposals
 from autoproxy.search.config import SearchConfig
-from autoproxy.search.loop import Search, confirm, finalists
+from autoproxy.search.loop import Search, finalists
 from autoproxy.search.proposals import Parents, Proposer
 from autoproxy.search.state import Archive, SearchState
 from autoproxy.sieve.rules import Dropped
@@ -526,18 +526,6 @@ def test_finalists_are_the_best_by_value_then_the_simplest_then_the_first() -> N
     assert [i.slot for i in finalists(state, 3, 1.0)] == [1, 2, 3]
     assert [i.slot for i in finalists(state, 2, -1.0)] == [4, 2]
     assert finalists(SearchState(), 3, 1.0) == ()
-
-
-def test_finalists_are_confirmed_on_blocks_that_the_search_did_not_see() -> None:
-    evaluator = ToyEvaluator()
-    state = search(evaluator=evaluator)
-    chosen = finalists(state, 3, 1.0)
-    losses = confirm(evaluator, chosen)
-    assert list(losses) == [i.key for i in chosen]
-    for i in chosen:
-        (outcome,) = evaluator.measure([i.expression], 1.0)
-        assert outcome_value(outcome) == i.value
-        assert sum(losses[i.key]) / len(losses[i.key]) != i.value
 
 
 def outcome_value(outcome: Outcome) -> float:

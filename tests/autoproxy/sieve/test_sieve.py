@@ -185,9 +185,9 @@ def test_one_value_is_judged_once() -> None:
     sieve = Sieve(EVERYTHING, Scripted())
     verdicts = sieve.judge(numbered("abs(W)", "neg(neg(abs(W)))", "abs(g)", first=7))
     assert names(verdicts) == ["kept", "repeat", "kept"]
-    assert verdicts[1] == Dropped("repeat", "the same value as slot 7", same_as=7)
+    assert verdicts[1] == Dropped("repeat", "once simplified the same value as slot 7", same_as=7)
     (later,) = sieve.judge(numbered("mul(W, W)", first=30))
-    assert later == Dropped("repeat", "the same value as slot 7", same_as=7)
+    assert later == Dropped("repeat", "once simplified the same value as slot 7", same_as=7)
 
 
 def test_what_failed_is_known_too() -> None:
