@@ -77,7 +77,7 @@ PRUNING = (
 HEADING = ("model", "condition", "group", "mode", "text", "tokens", "length", "calibration")
 """Entries of a protocol that head its table; the rest stands behind its hash."""
 
-FURTHER = ("benchmark", "quality", "architectures", "labels", "split")
+FURTHER = ("benchmark", "quality", "architectures", "rows", "labels", "split")
 """More of them, of reports that are not of pruning; CSV has a column where any protocol has one."""
 
 _ENTRY = ("role", "name", "run", "seed", "seeds", "interval", "ratio", "complexity", "text")
@@ -106,7 +106,7 @@ def columns_of(protocol: Mapping[str, Any]) -> tuple[Column, ...]:
 
 def heading(protocol: Mapping[str, Any]) -> str:
     """Return what a table is of, in one line."""
-    words = [word for word in (*HEADING, *FURTHER) if word in protocol]
+    words = [word for word in (*HEADING, *FURTHER) if protocol.get(word) is not None]
     return ", ".join(f"{word} {protocol[word]}" for word in words)
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoproxy.errors import ConfigError
+from autoproxy.errors import ConfigError, ModelError
 from autoproxy.evaluation import Failed, content_hash
 from autoproxy.language.expression import Expression
 from autoproxy.language.program import Program
@@ -114,6 +114,7 @@ class Decider:
             for number, inside in enumerate(model.by_layer):
                 layers = {name: model.layers[name] for name in inside}
                 seen = flows(layers, walk.runs(number), method.needs)
+                _check_finite(method.name, seen)
                 if self._mode == "oneshot":
                     walk.step(number)
                 for name in inside:
@@ -189,6 +190,8 @@ class Decider:
         """Return masks made decoder layer by decoder layer, each behind those already pruned."""
         model = self._model
         flowing = program.terminals & FLOWING
+        if not flowing:  # gradients and weights are the dense model's, whatever was pruned
+            return self._at_once(program, patterns, seed)
         of_dense = model.layer_by_layer(seed, program.terminals - flowing)
         walk = Walk(model.loaded.model, model.blocks(seed))
         masks: Masks = {}
@@ -316,3 +319,15 @@ class Decider:
             math.fsum(tail_exponent(weights[name]) for name in names) / len(names)
             for names, _ in self._model.layer_by_layer(0, frozenset())  # of any draw: no statistics
         ]
+
+
+def _check_finite(method: str, seen: Statistics) -> None:
+    """Raise a ModelError where what a method reads is not finite: it would prune a wrong count."""
+    for layer, values in seen.items():
+        for name, value in values.items():
+            if not torch.isfinite(value).all():
+                raise ModelError(
+                    f"{method} cannot prune this model: {name} of {layer} is not finite, as with "
+                    "float16, which holds no number above 65504; ask for --dtype bfloat16 or "
+                    "float32"
+                )

@@ -248,7 +248,8 @@ def _compare_linear(
         picked = logits[: len(part)].gather(1, part.unsqueeze(1)).squeeze(1)
         divergence += float(total.sum())
         loss += float((total[: len(part)] - picked).sum())
-    return Comparison(divergence / len(block), loss / len(labels))
+    # Differences of large numbers: where next to nothing is dropped, rounding may go below 0.
+    return Comparison(max(0.0, divergence / len(block)), loss / len(labels))
 
 
 @torch.inference_mode()

@@ -240,7 +240,7 @@ def eznas(subject: Subject) -> float:
 
 
 def zico(subject: Subject) -> float:
-    """Return sum over layers of log sum over weights |mean g| / std g, over sequences.
+    """Return sum over layers of log sum over weights mean |g| / std g, over sequences.
 
     Weights whose gradient is the same in all sequences, up to rounding, are left out; the
     standard deviation is the population's.
@@ -253,14 +253,14 @@ def zico(subject: Subject) -> float:
         if len(x) != count:  # tokens in a heap are of no sequence
             continue
         each = torch.einsum("sto,sti->soi", dy, x)
-        mean, deviation = each.mean(dim=0), each.std(dim=0, correction=0)
+        mean, deviation = each.abs().mean(dim=0), each.std(dim=0, correction=0)
         scale = torch.einsum("sto,sti->oi", dy.abs(), x.abs()) / count  # of what was added up
         known = deviation > ROUNDING * scale
         if not known.any():
             raise EvaluationError(
                 f"ZiCo needs sequences whose gradients differ; those of {site.name} are alike"
             )
-        total += math.log(float((mean.abs()[known] / deviation[known]).sum()))
+        total += math.log(float((mean[known] / deviation[known]).sum()))
     return total
 
 

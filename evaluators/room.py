@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,15 +238,24 @@ def _retyped(source: Source, stored: int) -> int:
 
 
 def _second_moments(shapes: Mapping[str, tuple[int, int]]) -> int:
-    """Return the bytes of x x^T in float64, one for each width, of one decoder layer at a time.
+    """Return the bytes of x x^T of each input of one decoder layer, in float64 and then float32.
 
-    Three more of the widest are held while it is inverted.
+    Layers of one module and width read one input, or two: query, key and value the same, what
+    comes after them another. Every expert has an input of its own. Three more of the widest are
+    held while it is inverted.
 
     Args:
         shapes: (d_out, d_in) of each layer.
     """
-    widths = [{d_in for _, d_in in part.values()} for part in _by_decoder_layer(shapes).values()]
-    held = max(sum(8 * d_in**2 for d_in in part) for part in widths)
+    held = 0
+    for part in _by_decoder_layer(shapes).values():
+        inputs: Counter[tuple[str, int]] = Counter()
+        for name, (_, d_in) in part.items():
+            inputs[name.rpartition(".")[0], d_in] += 1
+        # What is called by a number is one of several experts in one parameter.
+        fused = {name.rpartition(".")[0] for name in part if name.rpartition(".")[2].isdigit()}
+        counts = {key: n if key[0] in fused else min(n, 2) for key, n in inputs.items()}
+        held = max(held, sum((8 + 4) * d_in**2 * n for (_, d_in), n in counts.items()))
     return held + 3 * 8 * max(d_in for _, d_in in shapes.values()) ** 2
 
 

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -348,8 +349,8 @@ def check_amount(role: str, length: int, count: int) -> None:
 def refuse_overlap(texts: Mapping[str, Text]) -> None:
     """Raise if texts of two roles share passages; say nothing if they are apart.
 
-    Compared are all windows of 12 words, without regard to case and white space; of the shorter
-    text at most 1 % may also be in the other, which lets a common header pass.
+    Compared are all windows of 12 words, and short lines, without regard to case and white space;
+    of the shorter text at most 1 % may also be in the other, which lets a common header pass.
 
     Args:
         texts: The text of each role.
@@ -374,8 +375,15 @@ def refuse_overlap(texts: Mapping[str, Text]) -> None:
 
 
 def shingles(content: str) -> NDArray[np.uint64]:
-    """Return the hashes of all windows of 12 words, sorted, each once."""
-    words = content.casefold().split()
+    """Return the hashes of all windows of 12 words, sorted, each once.
+
+    Short lines, of 6 to 11 words, count besides: in another order they share no window. A
+    character of a script that is written without spaces is a word.
+    """
+    content = _UNSPACED.sub(r" \g<0> ", content.casefold())
+    words = content.split()
+    lines = {tuple(line.split()) for line in content.splitlines()}
+    short = [_word_code(" ".join(line)) for line in lines if 6 <= len(line) < SHINGLE_WORDS]
     codes = {word: _word_code(word) for word in set(words)}
     sequence = np.array([codes[word] for word in words], dtype=np.uint64)
     width = min(SHINGLE_WORDS, len(words))
@@ -383,7 +391,13 @@ def shingles(content: str) -> NDArray[np.uint64]:
     factor = np.uint64(0x9E3779B97F4A7C15)  # odd, so no bit of a word is lost; wraps at 2**64
     for offset in range(width):
         windows = windows * factor + sequence[offset : offset + len(windows)]
-    return np.unique(windows)
+    return np.unique(np.concatenate([windows, np.array(short, dtype=np.uint64)]))
+
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese kana, and Chinese characters."""
 
 
 def _word_code(word: str) -> int:

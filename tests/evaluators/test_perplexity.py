@@ -105,6 +105,17 @@ def test_linear_logits_give_what_whole_logits_do(
         assert whole.kl > 0.01
 
 
+def test_next_to_nothing_dropped_diverges_by_no_less_than_nothing(
+    model: PreTrainedModel, blocks: Tensor
+) -> None:
+    """What rounding leaves of it had come out as low as -8e-8, and has no logarithm."""
+    reference = Reference(model, blocks)
+    for size in (0.0, 1e-7, 1e-6):
+        with torch.no_grad():
+            next(iter(model.model.layers)).mlp.down_proj.weight += size
+        assert all(found.kl >= 0 for found in reference.compare(model))
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2", "granite", "cohere"])
 def test_the_head_is_the_model_s_own(family: str, blocks: Tensor) -> None:
     """Whatever stands between last hidden states and logits: a cap, a scale, another decoder."""

@@ -49,13 +49,13 @@ def test_needs_are_what_they_are_by_hand() -> None:
     assert gradients.loading == 2 * 3_000_000 + bits
     assert gradients.cache == 2 * 4 * weights
     method = needs(source(), frozenset({"moments"}), dtype="bfloat16", group="row", by_method=True)
-    working = max((1 + 3) * 8 * 500**2, 3 * 4 * 500_000)  # of one decoder layer at a time
+    working = max((2 * 12 + 3 * 8) * 500**2, 3 * 4 * 500_000)  # of one decoder layer at a time
     assert method.measuring == 2 * 3_000_000 + bits + working + 2 * 2 * weights
     assert method.loading == 2 * 3_000_000 + bits + 2 * weights
     assert method.out == gradients.out
     assert method.cache == 0
     hessian = needs(source(), frozenset({"W", "h_inv"}), dtype="float32", group="row")
-    assert hessian.measuring == 4 * 3_000_000 + bits + (1 + 3) * 8 * 500**2
+    assert hessian.measuring == 4 * 3_000_000 + bits + (2 * 12 + 3 * 8) * 500**2
     assert replace(hessian, measuring=hessian.measuring + 99) == needs(
         source(), frozenset({"W", "h_inv"}), dtype="float32", group="row", states=99
     )
@@ -82,19 +82,33 @@ def test_an_allocation_by_the_metric_compares_the_whole_model(
     assert "--group row" not in found.advice
 
 
-def test_inputs_of_one_width_share_what_is_held_of_them() -> None:
-    """Two decoder layers with two matrices of width 500, the first with one of width 1000."""
-    wide = {**source().shapes, "model.layers.0.c": (1000, 1000)}
+def test_layers_of_one_module_and_width_read_two_inputs_at_most() -> None:
+    """Two decoder layers with two matrices of width 500, the first with two more and one wide."""
+    more = {f"model.layers.0.{name}": (500, 500) for name in "de"}
+    wide = {**source().shapes, **more, "model.layers.0.c": (1000, 1000)}
     uneven = replace(source(), shapes=wide)
 
     def held(name: str, *, by_method: bool) -> int:
         names = frozenset({name})
         found = needs(uneven, names, dtype="float32", group="row", by_method=by_method)
-        new = 2 * 4 * 3_000_000 if by_method else 0
-        return found.measuring - new - 4 * uneven.parameters - 3_000_000 // 8
+        new = 2 * 4 * 3_500_000 if by_method else 0
+        return found.measuring - new - 4 * uneven.parameters - 3_500_000 // 8
 
-    assert held("moments", by_method=True) == 8 * (500**2 + 1000**2) + 3 * 8 * 1000**2
-    assert held("h_inv", by_method=False) == 8 * (500**2 + 1000**2) + 3 * 8 * 1000**2
+    assert held("moments", by_method=True) == 12 * (2 * 500**2 + 1000**2) + 3 * 8 * 1000**2
+    assert held("h_inv", by_method=False) == 12 * (2 * 500**2 + 1000**2) + 3 * 8 * 1000**2
+
+
+def test_every_expert_has_an_input_of_its_own() -> None:
+    names = [f"model.layers.0.mlp.experts.down_proj.{n}" for n in range(32)]
+    names += [f"model.layers.1.mlp.experts.{n}.{name}" for n in range(8) for name in ("w1", "w3")]
+    several = replace(source(), shapes=dict.fromkeys(names, (10, 100)))
+    one = replace(source(), shapes={names[0]: (10, 100)})
+
+    def held(which: Source) -> int:
+        found = needs(which, frozenset({"W", "h_inv"}), dtype="float32", group="row").measuring
+        return found - needs(which, frozenset({"W"}), dtype="float32", group="row").measuring
+
+    assert held(several) - held(one) == 31 * 12 * 100**2
 
 
 @pytest.mark.parametrize(
@@ -124,7 +138,7 @@ def test_a_decoder_layer_at_a_time_takes_what_it_is_by_hand() -> None:
     assert plain.cache == 0
     base = plain.measuring - 12 * largest
     assert found({"W", "g_region"}).measuring == base + 4 * 1_000_000 + 12 * largest
-    assert found({"W", "h_inv"}).measuring == base + (1 + 3) * 8 * 500**2
+    assert found({"W", "h_inv"}).measuring == base + (2 * 12 + 3 * 8) * 500**2
     assert found({"W"}, group="layer").measuring == base + 9 * 1_000_000
     assert found({"W"}, group="layer").advice[1:] == ("--group row", "fewer --calibration-blocks")
 

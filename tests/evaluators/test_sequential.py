@@ -1,6 +1,7 @@
 """Sequential mode and allocations in the evaluator, against a plain loop written from the text."""
 
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from autoproxy.errors import ConfigError
+from autoproxy.errors import ConfigError, ModelError
 from autoproxy.evaluation import Failed, Measured
 from autoproxy.language.parse import parse
+from evaluators import deciding
 from evaluators.calibrated import Calibrated
 from evaluators.config import PruningConfig
 from evaluators.deciding import Decider
 from evaluators.layers import prunable
 from evaluators.masks import unpack
+from evaluators.methods import METHODS
 from evaluators.pruning import PruningEvaluator
+from evaluators.statistics import Statistics, flows
+from tests.evaluators.test_methods import HALF, makes
 from tests.evaluators.tiny import state, tiny_options
 
 WANDA = parse("mul(abs(W), x_norm)")
@@ -86,6 +91,36 @@ def test_sequential_mode_takes_gradients_of_the_dense_model(tmp_path: Path) -> N
     """A metric of gradients alone sees nothing of the prefix, so both modes agree on it."""
     text = "mul(abs(W), g_norm)"
     assert_same(masks_of(made(tmp_path, mode="sequential"), text), masks_of(made(tmp_path), text))
+
+
+def test_what_reads_no_inputs_walks_no_pruned_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "flows", None)
+    assert_same(
+        masks_of(made(tmp_path, mode="sequential"), "abs(W)"), masks_of(made(tmp_path), "abs(W)")
+    )
+    with pytest.raises(TypeError):
+        masks_of(made(tmp_path, mode="sequential"), "mul(abs(W), x_norm)")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_statistic_that_is_not_finite_is_refused_by_every_method(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else some prune a whole matrix, and leave finite weights."""
+
+    def broken(*words: Any) -> Statistics:
+        found = flows(*words)
+        for value in next(iter(found.values())).values():
+            value[..., 0] = math.nan
+        return found
+
+    monkeypatch.setattr(deciding, "flows", broken)
+    pattern = {"sparsity": "0.5"} if makes(METHODS[method], HALF) else {"pattern": "2:4"}
+    evaluator = made(tmp_path, **pattern)
+    with pytest.raises(ModelError, match=r"float16|not finite"):
+        evaluator._decider.masks_by(METHODS[method], 0)
 
 
 def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from evaluators.benchmarks.table import Architecture, Benchmark
 from evaluators.networks.decoder import Decoder, DecoderConfig
 from evaluators.networks.encoder import Encoder, EncoderConfig
 from evaluators.networks.gpt2 import GPT2, GPT2Config
-from evaluators.sites import TERMINALS, Sampling, Site, collect
+from evaluators.sites import TERMINALS, Sampling, Site, collect, sequence_losses
 from tests.evaluators.families import FAMILIES, model_of_family
 from tests.evaluators.tiny import hook_count, state
 
@@ -297,6 +297,18 @@ def test_order_change_against_a_run_on_other_ids(position: str) -> None:
         close(found[name]["order_change"], expected, 1e-4)
 
 
+def test_padding_tells_nothing_of_a_network() -> None:
+    network, ids = model_of_family("llama"), tokens(2, 8, 250)
+    padded = torch.cat([ids, torch.zeros(2, 5, dtype=ids.dtype)], dim=1)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros(2, 5, dtype=ids.dtype)], dim=1)
+    plain = by_name(network, ids, {"g_norm"})
+    masked = by_name(network, {"input_ids": padded, "attention_mask": mask}, {"g_norm"})
+    for name, terminals in plain.items():
+        close(masked[name]["g_norm"], terminals["g_norm"], 1e-4)
+    alone = sequence_losses(network, ids)
+    close(sequence_losses(network, {"input_ids": padded, "attention_mask": mask}), alone)
+
+
 def test_order_change_turns_what_goes_with_tokens_and_no_positions() -> None:
     network, ids = model_of_family("llama"), tokens(2, 8, 250)
     plain = by_name(network, ids, {"order_change"})
@@ -331,6 +343,8 @@ def test_families_of_transformers(family: str) -> None:
         close(site.terminals["attention"], probabilities)
     names = [site.name for site in found.sites]
     assert not any("head" in name or "embed" in name for name in names)
+    experts = family in {"mixtral", "qwen2-moe", "qwen3-moe"}
+    assert ("flops" in found.model) is not experts  # most of them would be missing
     losses = [
         network(input_ids=ids[n : n + 1], labels=ids[n : n + 1], use_cache=False).loss
         for n in range(2)

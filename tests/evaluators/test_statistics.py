@@ -312,6 +312,20 @@ def test_moments_that_are_not_finite_are_said_in_words() -> None:
             flow.statistics(1, frozenset({name}))
 
 
+@pytest.mark.parametrize("name", ["g", "g_norm", "g_abs", "g_token"])
+def test_small_gradients_survive_float16(name: str) -> None:
+    """Slopes of a mean over many tokens and words are below all that float16 holds."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight *= 1e-3
+    half = copy.deepcopy(model).half()
+    exact = collect(loaded_of(model), some_blocks(), [name])
+    found = collect(loaded_of(half), some_blocks(), [name])
+    for layer, values in exact.items():
+        error = (found[layer][name] - values[name]).norm() / values[name].norm()
+        assert error < 0.05, layer
+
+
 def test_variance_survives_a_large_mean() -> None:
     flow = module._Flow(2, torch.device("cpu"), second_moments=False)
     x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32) + np.float32(10_000)

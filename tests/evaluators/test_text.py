@@ -263,6 +263,36 @@ def test_one_percent_is_the_line(apart: tuple[str, str], copied: int, refused: b
         refuse_overlap(texts)
 
 
+def reordered(lines: list[str]) -> dict[str, Text]:
+    turned = lines[1::2] + lines[::2][::-1]
+    return {"search": Text("a", "\n".join(lines)), "test": Text("b", "\n".join(turned))}
+
+
+@pytest.mark.parametrize("length", [8, 11, 14])
+def test_the_same_lines_in_another_order_overlap(length: int) -> None:
+    words = prose(5, 4000).split()
+    lines = [" ".join(words[n : n + length]) for n in range(0, 3900, length)]
+    with pytest.raises(TextError, match="overlap"):
+        refuse_overlap(reordered(lines))
+
+
+@pytest.mark.parametrize("first", [0x4E00, 0x0E01, 0x3041])
+def test_text_without_spaces_is_compared_by_characters(first: int) -> None:
+    draw = random.Random(first)
+    written = ["".join(chr(first + draw.randrange(40)) for _ in range(40)) for _ in range(200)]
+    with pytest.raises(TextError, match="overlap"):
+        refuse_overlap(reordered(written))
+    whole = "".join(written)
+    with pytest.raises(TextError, match="overlap"):
+        refuse_overlap({"search": Text("a", whole), "test": Text("b", "\n".join(written))})
+    refuse_overlap(
+        {
+            "search": Text("a", "\n".join(written[:100])),
+            "test": Text("b", "\n".join(written[100:])),
+        }
+    )
+
+
 def test_every_pair_is_compared(apart: tuple[str, str]) -> None:
     texts = {
         "calibration": Text("a", apart[0]),

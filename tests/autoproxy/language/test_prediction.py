@@ -43,7 +43,7 @@ PROXIES = {
     "softmax confidence (over keys)": "layers_sum(all_mean(key_max(attention)))",
     "softmax confidence (over heads)": "layers_sum(all_mean(head_max(attention)))",
     "head confidence": "layers_sum(is_attention * all_mean(token_max(y)))",
-    "zico of 4 sequences": "layers_logsum(all_sum(abs(g) / sqrt(4 * square(g_norm) - square(g))))",
+    "zico of 4 sequences": "layers_logsum(all_sum(g_abs / sqrt(4 * square(g_norm) - square(g))))",
     "near of outputs": "layers_sum(erank(y))",
     "naswot-like": "layers_sum(logdet(sign(y)))",
     "parameters": "layers_sum(fan_in * fan_out)",
