@@ -212,9 +212,9 @@ def to_markdown(groups: Sequence[Group], budgets: Mapping[str, str] = MappingPro
         lines += ["Tables with other columns are ranked by the first; [a, b] is the 95 % interval"]
         lines += ["that the evaluator gives, over what it reports on.", ""]
     if any(group.protocol.get("rows") for group in groups):
-        lines += ["Where a table says `rows N`, spectra and extremes (`nuclear`, `erank`, `all_max`,"]
-        lines += ["...) are those of N outputs drawn from each layer, which may change what a proxy"]
-        lines += ["is worth; `autoproxy rank` reads all of them.", ""]
+        lines += ["Where a table says `rows N`, spectra and extremes (`nuclear`, `erank`,"]
+        lines += ["`all_max`, ...) are those of N outputs drawn from each layer, which may change"]
+        lines += ["what a proxy is worth; `autoproxy rank` reads all of them.", ""]
     for group in groups:
         columns = columns_of(group.protocol)
         titles = ["", "metric", "role", *headings(columns), "seeds", "complexity", "formula"]
