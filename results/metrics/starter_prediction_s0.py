@@ -6,8 +6,9 @@ what the formula reads.
 The file stands alone (torch and the standard library), because exported proxies carry a copy of
 it. A *site* is one linear weight of the network: an `nn.Linear`, or GPT-2's `Conv1D`, which is
 turned to (out, in). No sites are the layer that writes the logits, a layer tied to an embedding,
-and layers inside the embedding. Modules that share a weight are one site, as is a layer that is
-called several times: their tokens follow each other.
+layers inside the embedding, and experts that share one parameter, (expert, out, in): of a network
+of such experts the rest is measured, and `flops` is not said. Modules that share a weight are one
+site, as is a layer that is called several times: their tokens follow each other.
 
 L is the sum over sequences of the mean cross-entropy of a sequence's tokens. Everything runs in
 evaluation mode, attention in its plain form, and the network is the same bits afterwards.
@@ -404,7 +405,9 @@ def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 def labels_of(network: nn.Module, batch: Batch, causal: bool | None = None) -> Tensor:
     """Return what each token is to predict, (sequences, tokens), `IGNORED` where nothing."""
-    given = batch.get("labels", batch["input_ids"]) if isinstance(batch, Mapping) else batch
+    given = batch if isinstance(batch, Tensor) else batch.get("labels", batch["input_ids"])
+    if isinstance(batch, Mapping) and "labels" not in batch and "attention_mask" in batch:
+        given = given.masked_fill(batch["attention_mask"] == 0, IGNORED)  # padding tells nothing
     if given.ndim != 2:
         raise ValueError(f"token ids must be (sequences, tokens), got {tuple(given.shape)}")
     labels = given.to(device_of(network))
@@ -536,6 +539,7 @@ def counts_of(network: nn.Module, seen: "Sequence[_Seen]") -> dict[str, float]:
     table = next(embedding.parameters(), None) if embedding is not None else None
     heads = [float(site.attention[0].shape[1]) for site in seen if site.attention]
     wide = [width for block in blocks if (width := _ff_width(block, seen)) is not None]
+    flops = sum(2.0 * s.sizes[0] * s.sizes[1] * s.x.shape[1] / s.shape[1] for s in seen)
     found: dict[str, float | None] = {
         "n_layers": len(blocks) or None,
         "width": next((s.sizes[0] for s in reversed(seen) if block_of(s.name)), None),
@@ -548,9 +552,18 @@ def counts_of(network: nn.Module, seen: "Sequence[_Seen]") -> dict[str, float]:
         "params_mlp": sum(n for name, n in sizes.items() if role_of(name, MLP)) or None,
         "params_embedding": sum(sizes.values()) - body,
         "params_body": body,
-        "flops": sum(2.0 * s.sizes[0] * s.sizes[1] * s.x.shape[1] / s.shape[1] for s in seen),
+        "flops": None if _has_experts(network) else flops,
     }
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _has_experts(network: nn.Module) -> bool:
+    """Return whether some weights are held as (expert, out, in), which are no sites."""
+    return any(
+        parameter.ndim == 3 and "Conv" not in type(module).__name__
+        for module in network.modules()
+        for parameter in module.parameters(recurse=False)
+    )
 
 
 def _behind(network: nn.Module, blocks: set[str]) -> list[str]:
