@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import ClassVar, cast
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.program import Program
 from autoproxy.language.types import Kind
 from autoproxy.search.audit import Audit, upper_bound
-from autoproxy.search.enumeration import Enumeration, Formula
+from autoproxy.search.enumeration import Enumeration, Formula, Route
 from autoproxy.search.optimum import Measuring
 from autoproxy.search.words import Words
 from autoproxy.seeding import stream
@@ -321,6 +322,30 @@ def test_the_audit_finds_parts_that_were_merged_by_order() -> None:
     assert few["ways"]["value"]["upper"] > few["ways"]["value"]["rate"]
     assert audited(wrong, 3).to_json() == few
     assert audited(wrong, 0).to_json()["upper"] is None
+
+
+class Numbered:
+    """Stands for an enumeration: tree n is merged by algebra if even, by value too if by 100."""
+
+    size = 1
+    words = SimpleNamespace(formulas=lambda _: 10**7, draw=lambda rng, _: rng.randrange(10**7))
+    evaluator = SimpleNamespace(objective=SimpleNamespace(sign=1.0), identity=lambda _: "same")
+
+    def route(self, tree: int) -> Route:
+        ways = {"algebra"} if tree % 2 == 0 else set[str]()
+        ways |= {"value"} if tree % 100 == 0 else set()
+        return Route(parse("W"), Formula(parse("W"), 1), frozenset(ways))
+
+
+def test_the_audit_draws_no_more_of_a_way_for_the_sake_of_another() -> None:
+    """What is drawn to fill a rare way is no even sample of a common one."""
+    audit = Audit(cast("Enumeration", Numbered()), 50, 0, lambda _: None)
+    audit.run()
+    assert {way: tally.checked for way, tally in audit.tallies.items()} == {
+        "value": 50,
+        "algebra": 50,
+        "order": 0,
+    }
 
 
 @given(st.integers(0, 40), st.integers(1, 40))
