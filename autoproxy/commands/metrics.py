@@ -26,7 +26,7 @@ from autoproxy.language.complexity import complexity
 from autoproxy.language.expression import Expression
 from autoproxy.language.parse import kind_of, parse
 from autoproxy.language.prediction import features
-from autoproxy.language.simplify import simplify
+from autoproxy.language.simplify import SATURATING, simplest, simplify
 from autoproxy.language.terminals import VOCABULARY
 from autoproxy.language.types import Kind
 from autoproxy.spaces import Baseline
@@ -309,7 +309,14 @@ def identifier(name: str) -> str:
 
 
 def _row_order(expression: Expression) -> Expression:
-    return ordering(expression, Blindness.ROW)
+    """Return what a formula orders rows like, by algebra.
+
+    Simplification drops functions that rise to a bound, too, behind which different numbers are
+    one in floats: a formula that lost one is compared as it is.
+    """
+    short = simplest(expression, Blindness.ROW, kind_of(expression))
+    lost = {node.head for node in expression.walk()} - {node.head for node in short.walk()}
+    return ordering(expression if lost & SATURATING else short, Blindness.ROW)
 
 
 def _of_run(workspace: Workspace, run: str) -> tuple[str, Expression, dict[str, str]]:

@@ -24,7 +24,10 @@ _OPPOSED = frozenset({("pz_exp", "pz_log"), ("pz_log", "pz_exp")})
 """Pruner-Zero's words that undo one another, but for what they add and bound."""
 
 _POWERS = {"sqrt": 0.5, "square": 2.0, "pow": None}
-_RISING = frozenset({"tanh", "sigmoid", "exp", "pz_exp"})
+
+SATURATING = frozenset({"tanh", "sigmoid", "exp", "pz_exp"})
+"""Primitives that rise, in floats up to a bound."""
+
 _EVEN_RISING = frozenset({"sqrt", "square", "log", "pow", "pz_log"})
 """Primitives that rise with the magnitude of what they are applied to."""
 
@@ -81,7 +84,7 @@ def _without_root(node: Expression, blindness: Blindness) -> Expression | None:
     if blindness is Blindness.NOTHING or not node.operands:
         return None
     first = node.operands[0]
-    if node.head in _RISING:
+    if node.head in SATURATING:
         return first
     if node.head in _EVEN_RISING and (node.head != "pow" or _exponent(node) > 0):
         return Expression("abs", (first,))
