@@ -15,12 +15,12 @@ def smollm2_24_s1(weight: Tensor, g_norm: Tensor, g_token: Tensor) -> Tensor:
         \left|W\right| \cdot \lVert G^{t}\rVert \cdot \left|\lVert G\rVert\right|^{0.34}\right)
 
     Args:
-        weight: (d_out, d_in), float32; the layer's weight, signed.
-        g_norm: (d_out, d_in), float32; sqrt(sum over sequences of (dL/dW)^2); GBLM and
+        weight: (d_out, d_in), taken as float32; the layer's weight, signed.
+        g_norm: (d_out, d_in), taken as float32; sqrt(sum over sequences of (dL/dW)^2); GBLM and
             Pruner-Zero use 100 times this.
-        g_token: (d_out, d_in), float32; sqrt(sum over sequences and tokens of (dL/dy_i x_j)^2):
-            what g_norm is, with every token's part of the gradient squared for itself, so that
-            parts cannot cancel.
+        g_token: (d_out, d_in), taken as float32; sqrt(sum over sequences and tokens of (dL/dy_i
+            x_j)^2): what g_norm is, with every token's part of the gradient squared for itself,
+            so that parts cannot cancel.
 
     Returns:
         (d_out, d_in) importance; compare within the group it was made for.
@@ -38,6 +38,9 @@ def smollm2_24_s1(weight: Tensor, g_norm: Tensor, g_token: Tensor) -> Tensor:
     >>> tuple(smollm2_24_s1(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3)).shape)
     (2, 3)
     """
+    weight = weight.float()  # (d_out, d_in)
+    g_norm = g_norm.float()  # (d_out, d_in)
+    g_token = g_token.float()  # (d_out, d_in)
     v1 = _absolute(weight)  # (d_out, d_in)
     v2 = _mul(v1, g_token)  # (d_out, d_in)
     v3 = _mul(weight, g_norm)  # (d_out, d_in)
