@@ -189,7 +189,7 @@ def search(
     """Discover a metric, compare it with hand-made ones and random search, and export it."""
     from autoproxy import console, live
     from autoproxy.commands.crew import Crew
-    from autoproxy.commands.plan import make_plan, read_settings
+    from autoproxy.commands.plan import make_plan, with_settings
     from autoproxy.commands.session import Session
     from autoproxy.commands.tracking import tracked
     from autoproxy.commands.workspace import Workspace
@@ -205,16 +205,18 @@ def search(
             "report_best": report_best,
             "report_known": report_known,
         },
-        search={
-            "seed": seed,
-            "evaluations": evaluations,
-            "minutes": minutes,
-            "strategy": strategy,
-            "selection": selection,
-            "population": population,
-            "seeds": seeds,
-            **read_settings(settings or ()),
-        },
+        search=with_settings(
+            {
+                "seed": seed,
+                "evaluations": evaluations,
+                "minutes": minutes,
+                "strategy": strategy,
+                "selection": selection,
+                "population": population,
+                "seeds": seeds,
+            },
+            settings or (),
+        ),
         evaluator=of_evaluator(locals()),
     )
     told = "stopped before the run began; there is nothing to go on with"

@@ -175,6 +175,11 @@ class PruningEvaluator:
         del options
         return Kind.WEIGHT
 
+    @property
+    def root(self) -> Kind:
+        """Kind of the formulas that it rates, the only one."""
+        return Kind.WEIGHT
+
     @staticmethod
     def shipped() -> dict[str, str]:
         """Return where the models lie that need no download; an error says what to do."""

@@ -28,6 +28,7 @@ from autoproxy.evaluation import (
 )
 from autoproxy.language.blindness import Blindness
 from autoproxy.language.expression import Expression
+from autoproxy.language.types import Kind
 from evaluators.calibrated import WANDA
 from evaluators.config import PruningConfig
 from evaluators.models import LoadedModel, load_model
@@ -179,6 +180,11 @@ class SeveralEvaluator:
         """Yield the mean log-ratio of each importance to Wanda's."""
         for expression in expressions:
             yield self._measure(expression, fidelity)
+
+    @property
+    def root(self) -> Kind:
+        """Kind of the formulas that it rates, the only one."""
+        return Kind.WEIGHT
 
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return the loss on each fresh block of each condition, in nats."""

@@ -119,6 +119,8 @@ def read_records(sources: Sequence[str]) -> list[Sequence[str | None]]:
 
 
 def _read(source: str) -> Sequence[str | None]:
+    if not source.strip():  # such as a shell's variable that was never set
+        raise TextError(f"the name of a text is empty; give {FORMS}")
     scheme, _, rest = source.partition(":")
     if scheme == "topics":
         return [topics(rest).content]
@@ -325,10 +327,11 @@ def blocks(
     whole = len(ids) // length
     count = max(1, whole) if count is None else count
     if whole < count:
+        fewer = f"at most {whole} blocks of this length, for " if whole else ""
         raise TextError(
             f"{role}: text {text.name!r} is too short: it has {len(ids)} tokens, and {count}"
-            f" blocks of {length} need {count * length}; ask for at most {whole} blocks of this"
-            " length, for shorter blocks, or give more text"
+            f" blocks of {length} need {count * length}; ask for {fewer}shorter blocks, or give"
+            " more text"
         )
     chosen = (
         list(range(count))
@@ -365,13 +368,17 @@ def refuse_overlap(texts: Mapping[str, Text]) -> None:
         share = share_of(passages[first], passages[second])
         if share > MOST_SHARED:
             raise TextError(
-                f"the {first} text {texts[first].name!r} and the {second} text"
+                f"the {_called(first)} {texts[first].name!r} and the {_called(second)}"
                 f" {texts[second].name!r} overlap: {share:.1%} of the shorter one's"
                 f" {SHINGLE_WORDS}-word passages are also in the other, at most"
                 f" {MOST_SHARED:.0%} may be; values from overlapping texts cannot be believed;"
                 f" give each role a text of its own, for example topics:{ROLES[1]}"
                 f" and topics:{ROLES[3]}"
             )
+
+
+def _called(role: str) -> str:
+    return "report text" if role == "text" else f"{role} text"
 
 
 def shingles(content: str) -> NDArray[np.uint64]:

@@ -472,6 +472,44 @@ def test_a_metric_goes_through_its_json_file(place: Place, run: Run, tmp_path: P
     assert of_file["source run"] == "tiny-run"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search", "--space", "heads", "--evaluations", 1),
+        ("enumerate", "--space", "blocks", "--size", 1, "--audit", 0),
+        ("evaluate", "--space", "heads", "--metric", "flap-wifv", "--text-blocks", 1),
+        ("evaluate", "--space", "blocks", "--metric", "1", "--text-blocks", 1),
+    ],
+)
+def test_formulas_of_a_kind_that_an_evaluator_does_not_rate_are_refused(
+    words: tuple[str | int, ...], run: Run, tmp_path: Path
+) -> None:
+    """One number an input makes masks of weights, too, which mean nothing."""
+    said = run(*words, "--results", tmp_path)
+    refused(said, "evaluator rates Weight", "--evaluator shrinking --unit heads")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_text_without_a_name_is_refused(run: Run, tmp_path: Path) -> None:
+    """A shell's variable that was never set had stood for every .txt file where one was."""
+    for flag in ("--text", "--calibration"):
+        said = run("evaluate", "--baseline", "wanda", flag, "", "--results", tmp_path)
+        refused(said, "the name of a text is empty")
+
+
+def test_a_flag_and_a_setting_that_say_different_things_are_refused(
+    run: Run, tmp_path: Path
+) -> None:
+    words = ("search", "--results", tmp_path, "--seed", 2, "--evaluations", 0)
+    refused(run(*words, "--set", "seed=1"), "--seed asks for 2 and --set seed for 1")
+    refused(run(*words, "--set", "seed=2"), "evaluations")  # the next mistake: these agree
+
+
+def test_only_a_full_disk_is_told_to_be_emptied(run: Run, tmp_path: Path) -> None:
+    said = run("export", "wanda", "--out", tmp_path, "--results", tmp_path)
+    refused(said, "Is a directory; choose another --out")
+
+
 def test_explain_says_what_a_metric_is(run: Run, tmp_path: Path) -> None:
     said = run("explain", "square(W) * square(x_norm)", "--results", tmp_path, "--json")
     assert said.code == 0

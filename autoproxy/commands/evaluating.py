@@ -80,6 +80,7 @@ def evaluate_metric(workspace: Workspace, order: EvaluateOrder) -> dict[str, Any
         ) as opened,
     ):
         if named.expression is not None:
+            loading.check_rated(loading.space(order.space), opened)
             _check_provided(named.expression.terminals(), opened.provides)
         condition, *_ = opened.conditions
         reporter = Reporter(ledger, condition, None, lambda _: None)

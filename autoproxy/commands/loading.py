@@ -298,18 +298,28 @@ def check_terminals(asked: SearchSpace, provider: Evaluator) -> None:
     Raises:
         ConfigError: It does, or its formulas are of a kind that the evaluator does not rate.
     """
-    rated = getattr(provider, "root", asked.root)  # of evaluators that rate one kind alone
-    if rated is not asked.root:
-        raise ConfigError(
-            f"the formulas of space {asked.name!r} are of kind {asked.root.value}, but the "
-            f"evaluator rates {rated.value} as it was asked; give a --space of that kind (see "
-            "autoproxy list), or other options to the evaluator"
-        )
+    check_rated(asked, provider)
     missing = sorted(set(asked.terminals) - provider.provides)
     if missing:
         raise ConfigError(
             f"space {asked.name!r} asks for {', '.join(missing)}, which the evaluator does not "
             f"provide; it provides {', '.join(sorted(provider.provides))}"
+        )
+
+
+def check_rated(asked: SearchSpace, provider: Evaluator) -> None:
+    """See that the evaluator rates formulas of the space's kind.
+
+    Raises:
+        ConfigError: It rates others alone.
+    """
+    rated = getattr(provider, "root", asked.root)  # of evaluators that rate one kind alone
+    if rated is not asked.root:
+        raise ConfigError(
+            f"the formulas of space {asked.name!r} are of kind {asked.root.value}, but the "
+            f"evaluator rates {rated.value} as it was asked; give a --space of that kind (see "
+            "autoproxy list), or another --evaluator or --unit: --evaluator shrinking --unit heads "
+            "rates what the space heads writes"
         )
 
 

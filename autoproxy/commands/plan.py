@@ -110,6 +110,22 @@ def make_plan(
     )
 
 
+def with_settings(flags: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
+    """Return the options of a search that flags and NAME=VALUE words set.
+
+    Raises:
+        ConfigError: A word has no `=`, or sets what a flag sets to something else.
+    """
+    settings, given = read_settings(words), _said(flags)
+    for name in settings.keys() & given.keys():
+        if settings[name] != given[name]:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{flag} asks for {given[name]!r} and --set {name} for {settings[name]!r}; give one"
+            )
+    return {**flags, **settings}
+
+
 def read_settings(words: Iterable[str]) -> dict[str, Any]:
     """Return the options that NAME=VALUE words set; values are written as in a run file.
 

@@ -1,6 +1,7 @@
 """The results folder: where the ledger, the runs, the metrics and the leaderboard lie."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -273,8 +274,8 @@ def fresh_folder(out: Path, *, mark: str | None = None) -> Iterator[Path]:
                 parent.rmdir()
         if isinstance(error, OSError):
             raise StorageError(
-                f"{out} cannot be written: {error.strerror or error}; free some space or choose "
-                "another --out"
+                f"{out} cannot be written: {error.strerror or error}; {_way_out(error)}another "
+                "--out"
             ) from None
         raise
 
@@ -359,8 +360,13 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 def _unwritable(path: Path, error: OSError, instead: str = RESULTS) -> StorageError:
     return StorageError(
-        f"{path} cannot be written: {error.strerror or error}; free some space or choose {instead}"
+        f"{path} cannot be written: {error.strerror or error}; {_way_out(error)}{instead}"
     )
+
+
+def _way_out(error: OSError) -> str:
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    return "free some space or choose " if full else "choose "
 
 
 def name_after(space: str, protocol: Mapping[str, Any]) -> str:

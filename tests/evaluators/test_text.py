@@ -263,6 +263,13 @@ def test_one_percent_is_the_line(apart: tuple[str, str], copied: int, refused: b
         refuse_overlap(texts)
 
 
+def test_a_text_shorter_than_one_block_is_given_no_count() -> None:
+    with pytest.raises(TextError, match="need 9; ask for shorter blocks, or give more text"):
+        blocks(numbers(3), Numbers(), length=9, count=1, role="test")
+    with pytest.raises(TextError, match="ask for at most 3 blocks of this length, for shorter"):
+        blocks(numbers(9), Numbers(), length=3, count=4, role="test")
+
+
 def reordered(lines: list[str]) -> dict[str, Text]:
     turned = lines[1::2] + lines[::2][::-1]
     return {"search": Text("a", "\n".join(lines)), "test": Text("b", "\n".join(turned))}
