@@ -818,7 +818,7 @@ def test_texts_that_overlap(place: Place, run: Run, tmp_path: Path) -> None:
     said = run(
         "search", "--config", place.run_file, "--validation", text, "--results", tmp_path / "r"
     )
-    refused(said, "the validation text", "the text", "overlap: 100.0%", "at most 1%")
+    refused(said, "the validation text", "the report text", "overlap: 100.0%", "at most 1%")
 
 
 def test_texts_too_short_for_the_finals_are_told_before_the_search(

@@ -364,9 +364,14 @@ def _unwritable(path: Path, error: OSError, instead: str = RESULTS) -> StorageEr
     )
 
 
+_REFUSED = frozenset(
+    {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+)
+"""Errors that no free space mends; safetensors tells others in words alone."""
+
+
 def _way_out(error: OSError) -> str:
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    return "free some space or choose " if full else "choose "
+    return "choose " if error.errno in _REFUSED else "free some space or choose "
 
 
 def name_after(space: str, protocol: Mapping[str, Any]) -> str:

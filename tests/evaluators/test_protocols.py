@@ -416,7 +416,7 @@ def test_a_document_that_was_drawn_may_not_be_in_the_report(tmp_path: Path, corp
     test_text = "\n\n".join(wikitext_rows("test"))
     leaking = copied(corpora, tmp_path / "leak", [test_text])
     evaluator = opened(tmp_path, calibration=leaking)  # nothing is drawn yet
-    with pytest.raises(TextError, match=r"the calibration text .* and the text text .* overlap"):
+    with pytest.raises(TextError, match=r"the calibration text .* and the report text .* overlap"):
         evaluator.prepare(["x_norm"])
 
 
