@@ -251,11 +251,10 @@ def _second_moments(shapes: Mapping[str, tuple[int, int]]) -> int:
     for part in _by_decoder_layer(shapes).values():
         inputs: Counter[tuple[str, int]] = Counter()
         for name, (_, d_in) in part.items():
-            inputs[name.rpartition(".")[0], d_in] += 1
-        # What is called by a number is one of several experts in one parameter.
-        fused = {name.rpartition(".")[0] for name in part if name.rpartition(".")[2].isdigit()}
-        counts = {key: n if key[0] in fused else min(n, 2) for key, n in inputs.items()}
-        held = max(held, sum((8 + 4) * d_in**2 * n for (_, d_in), n in counts.items()))
+            home, _, last = name.rpartition(".")
+            # What is called by a number is one of several experts in one parameter.
+            inputs[name if last.isdigit() else home, d_in] += 1
+        held = max(held, sum((8 + 4) * d_in**2 * min(n, 2) for (_, d_in), n in inputs.items()))
     return held + 3 * 8 * max(d_in for _, d_in in shapes.values()) ** 2
 
 

@@ -400,14 +400,14 @@ def _gradients(
     def see(name: str, x: Tensor, y: Tensor) -> None:
         reached.add(name)
         if "g_token" in wanted:
-            _add_by_token(found[name]["g_token"], x, y, scale)
+            _add_by_token(found[name]["g_token"], x, y)
 
     # A router's balance is no part of how well the next token is told.
     routed = hasattr(model.config.get_text_config(), "output_router_logits")
     plain = {"output_router_logits": False} if routed else {}
     scale = _scale(model)
     with ExitStack() as stack:
-        stack.enter_context(gradients_taken(layers, take, scale))
+        stack.enter_context(gradients_taken(layers, take))
         for name, layer in layers.items() if "g_token" in wanted else ():
             found[name]["g_token"] = torch.zeros_like(layer.weight, dtype=torch.float32)
         stack.enter_context(watched(layers, see))
@@ -418,12 +418,14 @@ def _gradients(
     for values in found.values():
         for name in {"g_norm", "g_token"} & values.keys():
             values[name].sqrt_()
+        for value in values.values() if scale != 1 else ():
+            value.div_(scale)
     _complete(found, layers, reached, wanted & GRADIENTS, unchosen)
     return found
 
 
 def _scale(model: PreTrainedModel) -> float:
-    """Return by what losses are multiplied before, and gradients divided after, they go back.
+    """Return by what losses are multiplied before they go back, and their statistics divided.
 
     In float16 nothing is below 6e-8, while the slope of the mean loss of T tokens is a prediction
     over T: of 1,024 tokens of a small LLaMA one gradient in two was wrong by 19 %, scaled by 0.6 %.
@@ -431,12 +433,12 @@ def _scale(model: PreTrainedModel) -> float:
     return HALF_SCALE if model.dtype == torch.float16 else 1.0
 
 
-def _add_by_token(total: Tensor, x: Tensor, y: Tensor, scale: float) -> None:
+def _add_by_token(total: Tensor, x: Tensor, y: Tensor) -> None:
     """Add the squared gradient of each token of a layer to `total`, when it is known."""
     seen = x.detach().reshape(-1, x.shape[-1])  # what autograd keeps anyway, no copy
 
     def add(slope: Tensor) -> None:
-        steep = (slope.reshape(-1, slope.shape[-1]).float() / scale).square()
+        steep = slope.reshape(-1, slope.shape[-1]).float().square()
         total.add_(steep.T @ seen.float().square())
 
     y.register_hook(add)  # type: ignore[no-untyped-call]
@@ -605,12 +607,11 @@ def hooked(handles: Iterable[Any]) -> Iterator[None]:
 
 @contextmanager
 def gradients_taken(
-    layers: Mapping[str, Layer], take: Callable[[str, Tensor], None], scale: float = 1.0
+    layers: Mapping[str, Layer], take: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
     """Call `take(name, gradient)` for each layer as soon as a backward pass has its gradient.
 
     Gradients are (out, in), float32, and freed at once: no more than a few are held at a time.
-    What goes back is `scale` times too large.
     """
     owners: dict[nn.Parameter, list[str]] = {}
     for name, layer in layers.items():
@@ -620,8 +621,7 @@ def gradients_taken(
         gradient, parameter.grad = parameter.grad, None
         if gradient is not None:
             for name in owners[parameter]:
-                wide = layers[name].view(gradient).float()
-                take(name, wide if scale == 1 else wide / scale)
+                take(name, layers[name].view(gradient).float())
 
     held = [(parameter, parameter.requires_grad) for parameter in owners]
     try:
@@ -649,7 +649,7 @@ def _cache_key(loaded: LoadedModel, blocks: Tensor, name: str) -> str:
             "terminal": name,
             "device": loaded.model.device.type,
             "torch": torch.__version__,
-            **({"loss_scale": HALF_SCALE} if _scale(loaded.model) == HALF_SCALE else {}),
+            **({"loss_scale": scale} if (scale := _scale(loaded.model)) != 1 else {}),
             "transformers": transformers.__version__,
         }
     )

@@ -43,6 +43,9 @@ JOINED = " + "
 
 _FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".parquet", ".txt", ".arrow")
 SHINGLE_WORDS = 12
+SHORTEST_LINE = 6
+"""Words of a line that counts besides; shorter ones, such as headings, are in many texts."""
+
 MOST_SHARED = 0.01
 TOPICS = Path(__file__).parent / "assets" / "topics"
 
@@ -390,7 +393,9 @@ def shingles(content: str) -> NDArray[np.uint64]:
     content = _UNSPACED.sub(r" \g<0> ", content.casefold())
     words = content.split()
     lines = {tuple(line.split()) for line in content.splitlines()}
-    short = [_word_code(" ".join(line)) for line in lines if 6 <= len(line) < SHINGLE_WORDS]
+    short = [
+        _word_code(" ".join(line)) for line in lines if SHORTEST_LINE <= len(line) < SHINGLE_WORDS
+    ]
     codes = {word: _word_code(word) for word in set(words)}
     sequence = np.array([codes[word] for word in words], dtype=np.uint64)
     width = min(SHINGLE_WORDS, len(words))

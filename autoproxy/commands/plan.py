@@ -123,7 +123,7 @@ def with_settings(flags: Mapping[str, Any], words: Iterable[str]) -> dict[str, A
             raise ConfigError(
                 f"{flag} asks for {given[name]!r} and --set {name} for {settings[name]!r}; give one"
             )
-    return {**flags, **settings}
+    return given | settings
 
 
 def read_settings(words: Iterable[str]) -> dict[str, Any]:
