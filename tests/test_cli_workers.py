@@ -13,8 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from autoproxy.cli import main
+from autoproxy.commands.crew import Crew
+from autoproxy.errors import ConfigError
 from tests.autoproxy.chores import NOISE_OF_CLUSTERS
 from tests.runs import outcome_of_run, write_run_file
 from tests.saying import Run
@@ -145,3 +148,26 @@ def _steps(ledger: Path) -> int:
             return int(connection.execute("SELECT count(*) FROM steps").fetchone()[0])
     except sqlite3.OperationalError:  # its tables are not there yet
         return 0
+
+
+@pytest.mark.parametrize(
+    ("count", "devices", "said"),
+    [
+        (0, "0", "asks for device 0; no CUDA device is at hand on this machine"),
+        (2, "0,2", "asks for device 2; CUDA devices 0 to 1 are at hand on this machine"),
+    ],
+)
+def test_devices_that_this_machine_lacks_are_refused(
+    count: int, devices: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(ConfigError, match=said):
+        Crew(devices=tuple(devices.split(",")))
+
+
+def test_devices_of_a_cluster_and_of_a_name_are_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Crew(devices=("GPU-1f2e",)).devices == ("GPU-1f2e",)
+    assert Crew("ray", scheduler="host:6379", devices=("7",)).devices == ("7",)

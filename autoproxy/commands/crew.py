@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from autoproxy.commands.worker import Job, measure
+from autoproxy.errors import ConfigError
 from autoproxy.evaluation import Evaluator
 from autoproxy.search.desk import CrewDesk, Desk, LocalDesk
 from autoproxy.workers import open_workers
@@ -28,6 +29,24 @@ class Crew:
     workers: int | None = None
     scheduler: str | None = None
     devices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse devices of this machine that it does not have.
+
+        Raises:
+            ConfigError: There is no such CUDA device here; a cluster's are its own matter.
+        """
+        if self.backend not in {None, "loky"}:
+            return
+        count = torch.cuda.device_count() if self.devices else 0
+        for device in self.devices:
+            # Other than a number, such as GPU-1f2e or MIG-3c4d, is left to CUDA.
+            if count == 0 or (device.isdecimal() and int(device) >= count):
+                here = f"CUDA devices 0 to {count - 1} are" if count else "no CUDA device is"
+                raise ConfigError(
+                    f"--devices {','.join(self.devices)} asks for device {device}; {here} at hand "
+                    "on this machine. For processes that compute on its cores write --workers N"
+                )
 
     @property
     def alone(self) -> bool:
