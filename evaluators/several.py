@@ -183,8 +183,8 @@ class SeveralEvaluator:
 
     @property
     def root(self) -> Kind:
-        """Kind of the formulas that it rates, the only one."""
-        return Kind.WEIGHT
+        """Kind of the formulas that each condition rates."""
+        return self.conditions[0].root
 
     def confirm(self, expression: Expression) -> tuple[float, ...]:
         """Return the loss on each fresh block of each condition, in nats."""

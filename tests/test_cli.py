@@ -476,6 +476,10 @@ def test_a_metric_goes_through_its_json_file(place: Place, run: Run, tmp_path: P
     "words",
     [
         ("search", "--space", "heads", "--evaluations", 1),
+        (
+            *("search", "--space", "heads", "--evaluations", 1),
+            *("--condition", "sparsity=0.5", "--condition", "sparsity=0.6"),
+        ),
         ("enumerate", "--space", "blocks", "--size", 1, "--audit", 0),
         ("evaluate", "--space", "heads", "--metric", "flap-wifv", "--text-blocks", 1),
         ("evaluate", "--space", "blocks", "--metric", "1", "--text-blocks", 1),

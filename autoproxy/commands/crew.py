@@ -36,9 +36,9 @@ class Crew:
         Raises:
             ConfigError: There is no such CUDA device here; a cluster's are its own matter.
         """
-        if self.backend not in {None, "loky"}:
+        if not self.devices or self.backend not in {None, "loky"}:
             return
-        count = torch.cuda.device_count() if self.devices else 0
+        count = torch.cuda.device_count()
         for device in self.devices:
             # Other than a number, such as GPU-1f2e or MIG-3c4d, is left to CUDA.
             if count == 0 or (device.isdecimal() and int(device) >= count):

@@ -273,10 +273,7 @@ def fresh_folder(out: Path, *, mark: str | None = None) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if isinstance(error, OSError):
-            raise StorageError(
-                f"{out} cannot be written: {error.strerror or error}; {_way_out(error)}another "
-                "--out"
-            ) from None
+            raise _unwritable(out, error, "another --out") from None
         raise
 
 
@@ -359,8 +356,9 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _unwritable(path: Path, error: OSError, instead: str = RESULTS) -> StorageError:
+    space = "" if error.errno in _REFUSED else "free some space or "
     return StorageError(
-        f"{path} cannot be written: {error.strerror or error}; {_way_out(error)}{instead}"
+        f"{path} cannot be written: {error.strerror or error}; {space}choose {instead}"
     )
 
 
@@ -368,10 +366,6 @@ _REFUSED = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 )
 """Errors that no free space mends; safetensors tells others in words alone."""
-
-
-def _way_out(error: OSError) -> str:
-    return "choose " if error.errno in _REFUSED else "free some space or choose "
 
 
 def name_after(space: str, protocol: Mapping[str, Any]) -> str:
