@@ -1,11 +1,14 @@
 """Masks: which weights stay. True = keep; a count, never a fraction, reaches the selection."""
 
 import contextlib
+import functools
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from types import ModuleType
 from typing import Self
 
 import numpy as np
@@ -168,13 +171,20 @@ def keep_mask(importance: Tensor, pattern: Pattern, group: str) -> Tensor:
     if kernels.AVAILABLE and importance.device.type == "cpu" and importance.dtype == torch.float32:
         return _keep_compiled(importance, pattern, group)
     rows, columns = importance.shape
+    triton = _triton_for(importance)
+    mask: Tensor
     if isinstance(pattern, NM):
-        blocks = importance.reshape(-1, pattern.block)
-        return _keep_in_blocks(blocks, pattern.keep).reshape(rows, columns)
-    if group == "matrix":
-        flat = importance.reshape(1, -1)
-        return _keep_top(flat, pattern.dropped(rows * columns)).reshape(rows, columns)
-    return _keep_top(importance, pattern.dropped(columns))
+        if triton:
+            mask = triton.keep_in_blocks(importance, pattern.block, pattern.keep)
+        else:
+            mask = _keep_in_blocks(importance.reshape(-1, pattern.block), pattern.keep)
+    elif group == "matrix":
+        mask = _keep_top(importance.reshape(1, -1), pattern.dropped(rows * columns))
+    elif triton and pattern.dropped(columns) and columns <= triton.LONGEST_ROW:
+        mask = triton.keep_in_rows(importance, pattern.dropped(columns))
+    else:
+        mask = _keep_top(importance, pattern.dropped(columns))
+    return mask.reshape(rows, columns)
 
 
 def bits_of_matrix(importance: Tensor, pattern: Unstructured) -> NDArray[np.uint8]:
@@ -217,14 +227,39 @@ def mask_hash(packed: Iterable[NDArray[np.uint8]]) -> str:
 
 
 def pack(mask: Tensor) -> NDArray[np.uint8]:
-    """Return a mask as bits, one a weight, rows one after another."""
-    return np.packbits(mask.cpu().numpy())
+    """Return a mask as bits, one a weight, rows one after another.
+
+    >>> pack(torch.tensor([[True, False], [False, True]]))
+    array([144], dtype=uint8)
+    """
+    if mask.device.type == "cpu":
+        return np.packbits(mask.numpy())
+    return _pack_where_it_is(mask).cpu().numpy()
 
 
 def unpack(bits: NDArray[np.uint8], like: Tensor) -> Tensor:
     """Return the mask that `pack` made bits of, shaped and placed as `like`."""
-    flat = np.unpackbits(bits, count=like.numel()).view(np.bool_)
-    return torch.from_numpy(flat).reshape(like.shape).to(like.device)
+    if like.device.type == "cpu":
+        flat = np.unpackbits(bits, count=like.numel()).view(np.bool_)
+        return torch.from_numpy(flat).reshape(like.shape)
+    flags = _unpack_where_they_are(torch.tensor(bits, device=like.device))
+    return flags[: like.numel()].reshape(like.shape)
+
+
+def _pack_where_it_is(mask: Tensor) -> Tensor:
+    """Do what `numpy.packbits` does, on the mask's device: an eighth of it is to be copied."""
+    flat = mask.reshape(-1).to(torch.uint8)
+    eights = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
+    bits = torch.zeros(len(eights), dtype=torch.uint8, device=mask.device)
+    for place in range(8):
+        bits |= eights[:, place] << (7 - place)
+    return bits
+
+
+def _unpack_where_they_are(bits: Tensor) -> Tensor:
+    """Return the bits as a mask in one row, to a multiple of eight."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    return ((bits.unsqueeze(1) >> shifts) & 1).bool().reshape(-1)
 
 
 def count_bits(packed: NDArray[np.uint8]) -> int:
@@ -374,6 +409,22 @@ def _nm(pattern: str) -> NM:
     return NM(int(keep), int(block))
 
 
+def _triton_for(values: Tensor) -> ModuleType | None:
+    """Return `cuda_kernels` where they can be used on these values, else None."""
+    if values.device.type != "cuda" or values.dtype != torch.float32:
+        return None
+    return _triton_on(values.device)
+
+
+@functools.cache
+def _triton_on(device: torch.device) -> ModuleType | None:
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from evaluators import cuda_kernels  # noqa: PLC0415 - optional, and slow
+
+    return cuda_kernels if cuda_kernels.usable(device) else None
+
+
 def _keep_in_columns(importance: Tensor, pattern: Unstructured, columns: int) -> Tensor:
     """Compare within blocks of columns, each over all rows."""
     rows, count = importance.shape[0], importance.shape[1] // columns
@@ -422,6 +473,9 @@ def _keep_top(importance: Tensor, dropped: int) -> Tensor:
 
 def _kth_smallest(importance: Tensor, k: int) -> Tensor:
     """Return the k-th smallest of each row, (rows, 1); a selection, never a sort."""
+    if len(importance) == 1 and (triton := _triton_for(importance)):
+        # torch gives one row to one group of threads, however long it is.
+        return importance.new_full((1, 1), triton.kth_smallest(importance[0].contiguous(), k))
     if importance.device.type != "cpu":
         return importance.kthvalue(k, dim=1, keepdim=True).values
     # numpy's introselect takes a third of the time of torch's kthvalue on a CPU.

@@ -1,5 +1,7 @@
 """Masks: exact counts, the tie rule and every pattern, against a sort written with loops."""
 
+import importlib
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from autoproxy.errors import ConfigError
-from evaluators import kernels
+from evaluators import kernels, masks
 from evaluators.masks import (
     NM,
     Pattern,
@@ -30,16 +32,24 @@ from evaluators.masks import (
     unpack,
 )
 
+WAYS = ["compiled", "torch", *(["triton"] if importlib.util.find_spec("triton") else [])]
 
-@pytest.fixture(scope="module", autouse=True, params=["compiled", "torch"])
+
+@pytest.fixture(scope="module", autouse=True, params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run every test with the compiled loops and with torch alone."""
-    available = kernels.AVAILABLE
-    if request.param == "compiled" and not available:
+    """Run every test with the compiled loops, with torch alone, and as on a CUDA device.
+
+    Triton's interpreter runs the kernels of the last on tensors of the CPU, where it is installed
+    (`make triton`; 1 GB, so not by `make test`).
+    """
+    if request.param == "compiled" and not kernels.AVAILABLE:
         pytest.skip("Numba is not installed")
-    kernels.AVAILABLE = request.param == "compiled"
-    yield request.param
-    kernels.AVAILABLE = available
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "AVAILABLE", request.param == "compiled")
+        if request.param == "triton":
+            found = importlib.import_module("evaluators.cuda_kernels")
+            patch.setattr(masks, "_triton_for", lambda _: found)
+        yield request.param
 
 
 SHARES = [Fraction(s) for s in ("0", "0.1", "0.25", "0.29", "1/3", "0.5", "0.875", "0.99")]
@@ -502,3 +512,11 @@ from evaluators import kernels
 assert kernels.AVAILABLE and kernels.all_finite(numpy.ones(3, numpy.float32))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_bits_made_on_a_device_are_those_of_numpy(flags: list[bool]) -> None:
+    mask = torch.tensor(flags, dtype=torch.bool)
+    bits = masks._pack_where_it_is(mask)
+    np.testing.assert_array_equal(bits.numpy(), np.packbits(mask.numpy()))
+    assert masks._unpack_where_they_are(bits)[: len(mask)].tolist() == flags
