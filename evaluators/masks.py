@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -418,10 +417,10 @@ def _triton_for(values: Tensor) -> ModuleType | None:
 
 @functools.cache
 def _triton_on(device: torch.device) -> ModuleType | None:
-    if importlib.util.find_spec("triton") is None:
+    try:
+        from evaluators import cuda_kernels  # noqa: PLC0415 - Triton is optional, and slow
+    except ImportError:
         return None
-    from evaluators import cuda_kernels  # noqa: PLC0415 - optional, and slow
-
     return cuda_kernels if cuda_kernels.usable(device) else None
 
 

@@ -58,6 +58,17 @@ def test_wrong_masks_are_found_out(
     assert not interpreted.usable(CPU)
 
 
+def test_without_triton_masks_on_a_device_are_made_by_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "evaluators.cuda_kernels", raising=False)
+    monkeypatch.delattr("evaluators.cuda_kernels", raising=False)
+    masks._triton_on.cache_clear()
+    assert masks._triton_on(torch.device("cuda:0")) is None
+    masks._triton_on.cache_clear()
+
+
 def test_rows_too_long_for_registers_are_left_to_torch(
     interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
