@@ -36,7 +36,7 @@ slow: $(READY) ## The slow tests too
 
 triton: $(READY) ## Test the kernels for CUDA devices without one: installs Triton (1 GB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cuda]'
-	$(BIN)/pytest -q tests/evaluators/test_masks.py tests/evaluators/test_cuda_kernels.py -k 'triton or cuda'
+	TRITON_INTERPRET=1 $(BIN)/pytest -q tests/evaluators/test_masks.py tests/evaluators/test_cuda_kernels.py -k 'triton or cuda'
 
 bench: $(READY) ## Speed, as ratios to a named reference in the same run
 	$(BIN)/python benchmarks/bench_candidates.py

@@ -9,7 +9,6 @@ tested (`make triton`).
 """
 
 import contextlib
-import functools
 import logging
 
 import torch
@@ -26,12 +25,10 @@ _SIZE = 1024
 _log = logging.getLogger(__name__)
 
 
-@functools.cache
 def usable(device: torch.device) -> bool:
     """Return whether the kernels compile and run on a device, to torch's masks on a small case.
 
-    Asked once a process: what Triton lacks, a compiler for its launchers for example, shows only
-    when a kernel is run.
+    What Triton lacks, a compiler for its launchers for example, shows only when a kernel is run.
     """
     values = torch.tensor([[2.0, 1.0, 1.0, 3.0], [-0.0, 0.0, -1.0, 0.0]], device=device)
     expected = [[True, False, False, True], [False, True, False, True]]
@@ -85,9 +82,10 @@ def kth_smallest(values: Tensor, k: int) -> float:
     """Return the k-th smallest of many values, by four passes, each of which settles eight bits.
 
     Args:
-        values: (count,), float32, finite, contiguous.
+        values: (count,), float32, finite.
         k: From 1 to count.
     """
+    values = values.contiguous()
     prefix, left = 0, k
     for shift in (24, 16, 8, 0):
         counts = torch.zeros(256, dtype=torch.int64, device=values.device)

@@ -241,8 +241,7 @@ def unpack(bits: NDArray[np.uint8], like: Tensor) -> Tensor:
     if like.device.type == "cpu":
         flat = np.unpackbits(bits, count=like.numel()).view(np.bool_)
         return torch.from_numpy(flat).reshape(like.shape)
-    flags = _unpack_where_they_are(torch.tensor(bits, device=like.device))
-    return flags[: like.numel()].reshape(like.shape)
+    return _unpack_where_they_are(torch.tensor(bits, device=like.device), like)
 
 
 def _pack_where_it_is(mask: Tensor) -> Tensor:
@@ -255,10 +254,11 @@ def _pack_where_it_is(mask: Tensor) -> Tensor:
     return bits
 
 
-def _unpack_where_they_are(bits: Tensor) -> Tensor:
-    """Return the bits as a mask in one row, to a multiple of eight."""
+def _unpack_where_they_are(bits: Tensor, like: Tensor) -> Tensor:
+    """Do what `numpy.unpackbits` does, on the bits' device, and shape it."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
-    return ((bits.unsqueeze(1) >> shifts) & 1).bool().reshape(-1)
+    flags = ((bits.unsqueeze(1) >> shifts) & 1).bool().reshape(-1)
+    return flags[: like.numel()].reshape(like.shape)
 
 
 def count_bits(packed: NDArray[np.uint8]) -> int:
@@ -417,6 +417,7 @@ def _triton_for(values: Tensor) -> ModuleType | None:
 
 @functools.cache
 def _triton_on(device: torch.device) -> ModuleType | None:
+    """Ask once a process."""
     try:
         from evaluators import cuda_kernels  # noqa: PLC0415 - Triton is optional, and slow
     except ImportError:
@@ -474,7 +475,7 @@ def _kth_smallest(importance: Tensor, k: int) -> Tensor:
     """Return the k-th smallest of each row, (rows, 1); a selection, never a sort."""
     if len(importance) == 1 and (triton := _triton_for(importance)):
         # torch gives one row to one group of threads, however long it is.
-        return importance.new_full((1, 1), triton.kth_smallest(importance[0].contiguous(), k))
+        return importance.new_full((1, 1), triton.kth_smallest(importance[0], k))
     if importance.device.type != "cpu":
         return importance.kthvalue(k, dim=1, keepdim=True).values
     # numpy's introselect takes a third of the time of torch's kthvalue on a CPU.

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported; no device is needed then
+if not torch.cuda.is_available():  # where there is a device, tests of it shall use it
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
     os.environ[_name] = "1"  # read once, when transformers is imported; that comes later

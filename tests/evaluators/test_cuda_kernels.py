@@ -8,11 +8,15 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evaluators import masks
 from evaluators.masks import Unstructured
@@ -24,16 +28,24 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def interpreted() -> ModuleType:
-    """Return the kernels as Triton's interpreter runs them, `usable` not asked yet."""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip(NO_TRITON)
-    found = importlib.import_module("evaluators.cuda_kernels")
-    found.usable.cache_clear()
-    return found
+    """Return the kernels as Triton's interpreter runs them."""
+    pytest.importorskip("triton", reason=NO_TRITON)
+    if "TRITON_INTERPRET" not in os.environ:
+        pytest.skip("Triton compiles where there is a device; `make triton` interprets")
+    return importlib.import_module("evaluators.cuda_kernels")
+
+
+@pytest.fixture(autouse=True)
+def not_asked_yet() -> Iterator[None]:
+    """Forget which devices the kernels run on."""
+    masks._triton_on.cache_clear()
+    yield
+    masks._triton_on.cache_clear()
 
 
 def test_usable_where_the_small_case_comes_out_right(interpreted: ModuleType) -> None:
     assert interpreted.usable(CPU)
+    assert masks._triton_on(CPU) is interpreted
 
 
 def test_a_failure_of_triton_is_told_once_and_leaves_masks_to_torch(
@@ -43,8 +55,8 @@ def test_a_failure_of_triton_is_told_once_and_leaves_masks_to_torch(
         raise RuntimeError("Failed to find C compiler")
 
     monkeypatch.setattr(interpreted, "keep_in_rows", fails)
-    assert not interpreted.usable(CPU)
-    assert not interpreted.usable(CPU)
+    assert masks._triton_on(CPU) is None
+    assert masks._triton_on(CPU) is None
     (said,) = caplog.messages
     assert "masks are made by torch: Failed to find C compiler" in said
 
@@ -64,9 +76,7 @@ def test_without_triton_masks_on_a_device_are_made_by_torch(
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "evaluators.cuda_kernels", raising=False)
     monkeypatch.delattr("evaluators.cuda_kernels", raising=False)
-    masks._triton_on.cache_clear()
     assert masks._triton_on(torch.device("cuda:0")) is None
-    masks._triton_on.cache_clear()
 
 
 def test_rows_too_long_for_registers_are_left_to_torch(
@@ -78,6 +88,14 @@ def test_rows_too_long_for_registers_are_left_to_torch(
     monkeypatch.setattr(interpreted, "keep_in_rows", None)
     kept = masks.keep_mask(torch.arange(16.0).reshape(2, 8), Unstructured(Fraction(1, 4)), "row")
     assert kept.tolist() == [[False] * 2 + [True] * 6] * 2
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_bits_made_on_a_device_are_those_of_numpy(flags: list[bool]) -> None:
+    mask = torch.tensor(flags, dtype=torch.bool)
+    bits = masks._pack_where_it_is(mask)
+    np.testing.assert_array_equal(bits.numpy(), np.packbits(mask.numpy()))
+    assert masks._unpack_where_they_are(bits, mask).tolist() == flags
 
 
 COMPILE = """
