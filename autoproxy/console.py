@@ -93,6 +93,13 @@ def ranking(console: Console, found: Mapping[str, Any]) -> None:
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.2f}"
         table.add_row(escape(row["name"]), *cells, f"{row['tied']:.3f}", seconds)
     console.print(table)
+    if ceiling := found.get("ceiling"):
+        told = (
+            f"ceiling: two trainings of one network agree with tau {ceiling['agreement']:.3f} "
+            f"({ceiling['networks']} networks trained more than once); a proxy that knew the mean "
+            f"of endless trainings would have about {_with_interval(ceiling, 'tau')}"
+        )
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     for told in found["notices"]:
         console.print(f"note: {told}", markup=False, highlight=False, soft_wrap=True)
     if len(found["proxies"]) == 1 and "order" in found["proxies"][0]:

@@ -11,6 +11,7 @@ resample, `interval` its percentiles. Differences of two predictions on the same
 paired: `interval(resampled_kendall(a, quality, drawn) - resampled_kendall(b, quality, drawn))`.
 """
 
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,91 @@ def tied(values: Vector) -> float:
     counts = np.unique(x, return_counts=True)[1]
     pairs = len(x) * (len(x) - 1)
     return float((counts * (counts - 1)).sum() / pairs) if pairs else 0.0
+
+
+# --- noise -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What the noise of the qualities leaves to be predicted.
+
+    Attributes:
+        networks: How many were trained more than once.
+        agreement: Tau between one training of them and another, the mean over all ways to choose
+            the two, in [-1, 1].
+        tau: What a prediction that knew each network's mean over endless trainings would come to
+            against a single training of each, in [0, 1].
+        tau_low: Lower end of its 95 % bootstrap interval over networks.
+        tau_high: Upper end.
+    """
+
+    networks: int
+    agreement: float
+    tau: float
+    tau_low: float
+    tau_high: float
+
+
+REPEATED = 20
+"""Networks trained more than once that a ceiling needs."""
+
+
+def ceiling(
+    quality: Vector, networks: Sequence[str], number: int = 1000, seed: int = 0
+) -> Ceiling | None:
+    """Return how well qualities could be ordered at best, from networks trained more than once.
+
+    The correction for attenuation, on ranks: where some increasing transform of quality is a
+    normal number of the network plus independent normal noise, two trainings correlate by r =
+    sin(pi/2 * agreement), the true number and one training by sqrt(r), and tau is 2/pi *
+    arcsin(sqrt(r)). It speaks for networks like those that were repeated.
+
+    Args:
+        quality: (n,).
+        networks: The trained network of each; rows of one are its trainings.
+        number: Of resamples.
+        seed: Of the resamples.
+
+    Returns:
+        None where fewer than `REPEATED` networks were trained more than once.
+
+    Raises:
+        EvaluationError: Something is not finite, or lengths differ.
+    """
+    (y,) = _vectors(quality)
+    if len(y) != len(networks):
+        raise EvaluationError(f"{len(y)} qualities and {len(networks)} networks; one each")
+    repeated = [y[rows] for rows in _members(networks, len(y)) if len(rows) > 1]
+    if len(repeated) < REPEATED:
+        return None
+    table = np.zeros((len(repeated), len(repeated)))  # 0 with itself, and with its copies
+    for (i, one), (j, other) in itertools.combinations(enumerate(repeated), 2):
+        table[i, j] = table[j, i] = _agreement(one, other)
+    counts = resamples([str(place) for place in range(len(repeated))], number, seed)
+    agreements = _mean_of_pairs(table, np.vstack([np.ones(len(repeated)), counts]))
+    taus = 2 / math.pi * np.arcsin(np.sqrt(np.sin(math.pi / 2 * np.maximum(agreements, 0.0))))
+    low, high = interval(taus[1:])
+    return Ceiling(len(repeated), float(agreements[0]), float(taus[0]), low, high)
+
+
+def _agreement(one: Vector, other: Vector) -> float:
+    """Return the mean of sign(a - b) * sign(a' - b') over trainings a, a' of one, b, b' of other.
+
+    a and a' are different trainings, b and b' too: of all products of two signs of the table
+    those that share a row or a column are taken away.
+    """
+    signs = np.sign(one[:, None] - other[None, :])
+    rows, columns = (signs.sum(axis) ** 2 for axis in (1, 0))
+    apart = signs.sum() ** 2 - rows.sum() - columns.sum() + (signs**2).sum()
+    return float(apart / (len(one) * (len(one) - 1) * len(other) * (len(other) - 1)))
+
+
+def _mean_of_pairs(table: Matrix, counts: Matrix) -> Vector:
+    """Return the mean of a table over pairs of different networks, each as often as counted."""
+    different = counts.sum(1) ** 2 - (counts**2).sum(1)
+    mean: Vector = np.einsum("ri,ij,rj->r", counts, table, counts) / different
+    return mean
 
 
 # --- bootstrap -------------------------------------------------------------------------------

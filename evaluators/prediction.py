@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -641,7 +641,8 @@ class PredictionEvaluator:
         Returns:
             `protocol`, and `proxies`, best first: one mapping each with `name`, `text`, `sign`,
             `order` (best first: `id`, `score`, `quality`), `seconds` a network, and what
-            `Jury.judge` says; or `reason` where it has no scores.
+            `Jury.judge` says; or `reason` where it has no scores. `ceiling`, see
+            `correlation.ceiling`: what noise leaves; None where too few networks were repeated.
         """
         evaluator = cls(PredictionConfig.from_options({"rows": 0, **options}), cache=cache)
         expressions = [e for e, _ in proxies.values() if e is not None]
@@ -658,7 +659,13 @@ class PredictionEvaluator:
             else:
                 rows.append(evaluator._ranked_method(name))
         rows.sort(key=lambda row: -_or_least(row.get("tau")))
-        return {"protocol": evaluator.ranking_protocol(), "proxies": rows}
+        names = [architecture.network for architecture in evaluator.benchmark.architectures]
+        ceiling = correlation.ceiling(evaluator.quality, names)
+        return {
+            "protocol": evaluator.ranking_protocol(),
+            "proxies": rows,
+            "ceiling": None if ceiling is None else asdict(ceiling),
+        }
 
     def _ranked_method(self, name: str) -> dict[str, Any]:
         """Return what one of `methods` says of all networks; see `rank`."""

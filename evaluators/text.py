@@ -18,11 +18,12 @@ from torch import Tensor
 
 from autoproxy.errors import TextError, unknown_name
 from autoproxy.seeding import stream
+from evaluators.spacing import SPACINGS
 
 ROLES = ("train", "calibration", "validation", "test")
 FORMS = (
     ".txt, .jsonl (field `text`), .parquet (column `text`), a folder of .txt files,"
-    " topics:ROLE, or hub:NAME[:CONFIG|:FILE]:SPLIT"
+    " topics:ROLE, or hub:NAME[:CONFIG|:FILE]:SPLIT; tokenised: or detokenised: before any"
 )
 DATASETS = "AUTOPROXY_DATASETS"
 """Environment variable: a folder that holds data sets under their names, looked in before a hub."""
@@ -85,7 +86,8 @@ def read_text(sources: Sequence[str], join: str = "paragraphs") -> Text:
         sources: Paths of .txt, .jsonl (field `text`) or .parquet (column `text`) files, folders
             (all their .txt files, sorted by name), `topics:ROLE` (see `topics`) or
             `hub:NAME[:CONFIG]:SPLIT` (a data set that the `datasets` library finds; NAME may be
-            a local folder, and a file of the set may stand for CONFIG).
+            a local folder, and a file of the set may stand for CONFIG). `tokenised:SOURCE` and
+            `detokenised:SOURCE` set its marks apart from its words, or undo it (`spacing`).
         join: A name of `JOINS`.
 
     Raises:
@@ -125,6 +127,8 @@ def _read(source: str) -> Sequence[str | None]:
     if not source.strip():  # such as a shell's variable that was never set
         raise TextError(f"the name of a text is empty; give {FORMS}")
     scheme, _, rest = source.partition(":")
+    if spacing := SPACINGS.get(scheme):
+        return [None if record is None else spacing(record) for record in _read(rest)]
     if scheme == "topics":
         return [topics(rest).content]
     if scheme == "hub":

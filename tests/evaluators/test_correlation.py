@@ -273,6 +273,86 @@ def test_resampled_within_is_within_of_the_repeated(
     assert found == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
 
+# --- noise -----------------------------------------------------------------------------------
+
+
+def trained(networks: int, trainings: Sequence[int], noise: float, seed: int) -> tuple[Vector, ...]:
+    """Return each row's quality, its network, and the network's true number."""
+    draw = np.random.default_rng(seed)
+    network = np.repeat(np.arange(networks), np.resize(np.array(trainings), networks))
+    true = draw.normal(size=networks)[network]
+    return true + noise * draw.normal(size=len(network)), network, true
+
+
+def test_the_agreement_of_trainings_is_the_mean_over_every_choice() -> None:
+    """The shortcut against a loop over pairs of networks and all ways to choose trainings."""
+    quality, network, _ = trained(32, [2, 3, 1, 4], 0.7, 3)
+    quality = quality.round(1)  # with ties
+    sets = [quality[network == one] for one in range(32) if (network == one).sum() > 1]
+    chosen = [
+        np.mean(
+            [
+                order(a, b) * order(x, y)
+                for a, x in itertools.permutations(one, 2)
+                for b, y in itertools.permutations(other, 2)
+            ]
+        )
+        for one, other in itertools.combinations(sets, 2)
+    ]
+    found = c.ceiling(quality, [str(n) for n in network], number=50)
+    assert found is not None
+    assert found.networks == len(sets) == 24
+    assert found.agreement == pytest.approx(np.mean(chosen))
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.6, 1.2])
+def test_a_ceiling_is_what_the_truth_comes_to(noise: float) -> None:
+    """Whatever the scale of quality is: only its order counts."""
+    found = []
+    for seed in range(4):
+        quality, network, true = trained(200, [2, 2, 3], noise, seed)
+        one = c.ceiling(np.exp(3 * quality), [str(n) for n in network], number=100)
+        assert one is not None
+        assert one.tau_low < one.tau < one.tau_high
+        first = np.unique(network, return_index=True)[1]
+        assert one.tau == pytest.approx(c.kendall(true[first], quality[first]), abs=0.08)
+        found.append(one.tau)
+    assert np.mean(found) == pytest.approx(slow_ceiling(noise), abs=0.03)
+
+
+def slow_ceiling(noise: float) -> float:
+    """Return the mean sign that two differences share, one of them with noise, by drawing."""
+    draw = np.random.default_rng(0)
+    true, noisy = draw.normal(size=(2, 10**6)) * np.array([[1], [noise]])
+    return float(np.sign(true * (true + noisy)).mean())
+
+
+def test_an_interval_of_a_ceiling_covers_as_it_should() -> None:
+    wanted = slow_ceiling(0.8)
+    inside = 0
+    for seed in range(50):
+        quality, network, _ = trained(40, [2], 0.8, seed)
+        found = c.ceiling(quality, [str(n) for n in network], number=200)
+        assert found is not None
+        inside += found.tau_low <= wanted <= found.tau_high
+    assert inside >= 42
+
+
+def test_a_ceiling_of_pure_noise_and_of_too_few() -> None:
+    draw = np.random.default_rng(0)
+    network = [str(n // 2) for n in range(200)]
+    found = c.ceiling(draw.normal(size=200), network, number=50)
+    assert found is not None
+    assert found.tau < 0.4
+    without = c.ceiling(np.repeat(draw.normal(size=100), 2), network, number=50)
+    assert without is not None
+    assert without.agreement == without.tau == 1.0
+    assert c.ceiling(np.arange(38.0), network[:38]) is None
+    assert c.ceiling(np.arange(40.0), network[:40]) is not None
+    with pytest.raises(EvaluationError, match="40 qualities and 38 networks"):
+        c.ceiling(np.arange(40.0), network[:38])
+
+
 def test_rows_of_one_network_are_drawn_together() -> None:
     counts = c.resamples(["a", "b", "a", "c"], 500, 3)
     assert np.array_equal(counts[:, 0], counts[:, 2])
