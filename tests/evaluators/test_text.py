@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from autoproxy.errors import ConfigError, TextError
 from evaluators import text as module
-from evaluators.text import ROLES, Text, blocks, read_text, refuse_overlap, topics
+from evaluators.spacing import tokenised
+from evaluators.text import ROLES, Text, blocks, read_text, refuse_overlap, shingles, topics
 
 
 class Numbers:
@@ -321,3 +322,18 @@ def test_jsonl_keeps_line_breaks_inside_a_record(tmp_path: Path) -> None:
     record = "a\u2028b\x85c"  # line ends to str.splitlines, but not to JSON lines
     path.write_text(json.dumps({"text": record}, ensure_ascii=False), encoding="utf-8")
     assert read_text([str(path)]).content == record
+
+
+def test_a_text_is_known_again_in_another_spacing() -> None:
+    """Or whoever calibrates on a tokenised copy of the report text would see it."""
+    part = topics("test").content[:40_000]
+    again = Text("again", tokenised(part))
+    with pytest.raises(TextError, match=r"overlap: (9\d\.\d|100\.0)%"):
+        refuse_overlap({"calibration": topics("test"), "text": again})
+    refuse_overlap({"calibration": topics("calibration"), "text": again})
+
+
+def test_vowel_signs_are_no_marks() -> None:
+    hindi = "\u0939\u093f\u0928\u094d\u0926\u0940"  # one word, three of its signs not \\w
+    assert len(shingles(" ".join([hindi] * 12))) == len(shingles(" ".join(["word"] * 12)))
+    assert shingles("a, b\u2014c").tolist() == shingles("a b c").tolist()
