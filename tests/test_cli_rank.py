@@ -1,5 +1,6 @@
 """Ranking networks and searching for predictions on the command line, on tiny decoders."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,35 @@ def test_expressions_and_methods_are_ranked_best_first(
     assert told.code == 0
     assert "12 networks by -loss" in told.out
     assert "t00" in told.out
+
+
+def test_what_noise_leaves_is_told_where_networks_were_trained_twice(
+    table: Path, run: Run, tmp_path: Path
+) -> None:
+    words = ["rank", "--proxy", "n_layers * width", *QUICK, "--results", tmp_path]
+    assert run(*words, "--table", table, "--json").json["ceiling"] is None
+    assert "ceiling" not in run(*words, "--table", table).out
+    first = np.array([float(row["loss"]) for row in starter_rows()])
+    second = first + 0.3 * np.sin(np.arange(24))
+    again = [
+        {**row, "id": f"{row['id']}b", "loss": str(loss)}
+        for row, loss in zip(starter_rows(), second, strict=True)
+    ]
+    twice = write(tmp_path / "twice.csv", starter_rows() + again)
+    found = run(*words, "--table", twice, "--json").json["ceiling"]
+    assert found["networks"] == 24
+    pairs = itertools.combinations(range(24), 2)
+    agreement = np.mean(
+        [
+            np.sign(first[i] - first[j]) * np.sign(second[i] - second[j]) / 2
+            + np.sign(first[i] - second[j]) * np.sign(second[i] - first[j]) / 2
+            for i, j in pairs
+        ]
+    )
+    assert found["agreement"] == pytest.approx(agreement)
+    assert found["tau_low"] < found["tau"] < found["tau_high"]
+    told = run(*words, "--table", twice).out
+    assert f"agree with tau {agreement:.3f} (24 networks trained more than once)" in told
 
 
 def test_a_winner_that_was_searched_on_a_sample_is_not_ranked_on_all_in_silence(
