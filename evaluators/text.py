@@ -106,7 +106,8 @@ def read_records(sources: Sequence[str]) -> list[Sequence[str | None]]:
     """Return the records of each source: lines of .jsonl, rows of tables, files of a folder.
 
     A .txt file and `topics:ROLE` are one record. Rows of a data set are read when they are asked
-    for, so a set may be larger than memory. An empty row may be None.
+    for, so a set may be larger than memory, unless its spacing is changed. An empty row may be
+    None.
 
     Args:
         sources: As `read_text` takes them.
