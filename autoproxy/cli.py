@@ -170,6 +170,10 @@ def search(
     validation_labels: Annotated[
         int | None, typer.Option(help="Further ones to rank finalists by.")
     ] = None,
+    max_tied: Annotated[
+        float | None,
+        typer.Option(help="Share of pairs of networks that a formula may tie, such as 0.01."),
+    ] = None,
     limit: Limit = None,
     sequences: Sequences = None,
     tokens: Tokens = None,

@@ -176,6 +176,7 @@ EVALUATOR_OPTIONS = (
     "objective",
     "labels",
     "validation_labels",
+    "max_tied",
     "limit",
     "sequences",
     "tokens",

@@ -261,6 +261,8 @@ class PredictionEvaluator:
             "validation_labels": len(self.validation),
             "unlabelled": self.config.unlabelled,
             "split": self.config.seed,
+            # Said where it was asked for: rows of before know nothing of it.
+            **({"max_tied": self.config.max_tied} if self.config.max_tied < 1 else {}),
         }
 
     def ranking_protocol(self) -> dict[str, Any]:
@@ -296,7 +298,22 @@ class PredictionEvaluator:
         """Return the order that each expression gives to some networks, whatever its sign."""
         del reject
         found = self.scorer().scores(expressions, self._probed)
-        return [s if isinstance(s, Failed) else _fingerprint(s) for s in found]
+        return [s if isinstance(s, Failed) else self._fingerprint(s) for s in found]
+
+    def _fingerprint(self, scores: Tensor) -> Fingerprint | Failed:
+        """Return the order of scores, or why it is none that the search wants."""
+        share = correlation.tied(scores.numpy()[self._first_of_each])
+        if share > self.config.max_tied:
+            return Failed(
+                f"it ties {share:.1%} of pairs of networks; --max-tied is {self.config.max_tied}"
+            )
+        return _fingerprint(scores)
+
+    @cached_property
+    def _first_of_each(self) -> Indices:
+        """The probed networks without their twins: these have one score whatever the formula."""
+        networks = [self.benchmark.architectures[place].network for place in self._probed]
+        return np.sort(np.unique(networks, return_index=True)[1])
 
     def values(self, expressions: Sequence[Expression]) -> list[str | None]:
         """Return digests of the values of parts of formulas on some networks.
@@ -429,6 +446,7 @@ class PredictionEvaluator:
             "rows": protocol["rows"] or 0,
             "seed": protocol["split"],
             "draw": protocol.get("sign_draw", 0),
+            "max_tied": protocol.get("max_tied", 1.0),
         }
 
     def dense(self) -> None:

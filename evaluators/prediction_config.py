@@ -43,6 +43,9 @@ class PredictionConfig:
         labels: Qualities that a search sees; never more than half of all.
         validation_labels: Further qualities, that finalists are ranked again by.
         unlabelled: Further networks whose order tells candidates apart, without their quality.
+        max_tied: Share of pairs of networks, in [0, 1], that a formula of a search may give one
+            score; one that ties more is dropped before it is measured. Rows of one trained
+            network count as one.
         limit: Networks at most, the first of the table; None for all.
         seed: Of the split into search, validation and report.
         sequences: Of the batch that statistics are gathered on.
@@ -66,6 +69,7 @@ class PredictionConfig:
     labels: int = 50
     validation_labels: int = 15
     unlabelled: int = 16
+    max_tied: float = 1.0
     limit: int | None = None
     seed: int = 0
     sequences: int = 2
@@ -101,6 +105,10 @@ class PredictionConfig:
             value = getattr(self, name)
             if value is not None:
                 at_least(name, value, least)
+        if not 0 <= self.max_tied <= 1:
+            raise ConfigError(
+                f"max_tied is a share of pairs, from 0 to 1 such as 0.01, got {self.max_tied}"
+            )
         limit_of(self.cache_limit)
         if self.declared and self.benchmark != "flexibert":
             raise ConfigError(

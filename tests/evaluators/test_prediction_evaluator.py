@@ -374,6 +374,36 @@ def test_constant_formulas_are_hopeless(evaluator: PredictionEvaluator) -> None:
     assert list(evaluator.measure([parse("sub(params, params)")], 1.0)) == [told]
 
 
+def test_a_search_may_ask_for_few_ties(make: Make) -> None:
+    """As many pairs may be tied as was said, and not one more; no evaluation is spent on it."""
+    formula = parse("n_layers")
+    depths = np.asarray(make().scorer().scores([formula], make()._probed)[0])
+    n = len(depths)
+    share = sum(bool(depths[a] == depths[b]) for a in range(n) for b in range(a)) * 2 / n / (n - 1)
+    assert 0.1 < share < 0.9
+    (kept,) = make(max_tied=share).behaviour([formula])
+    assert kept == make().behaviour([formula])[0]
+    (dropped,) = make(max_tied=share - 1e-6).behaviour([formula])
+    assert dropped == Failed(
+        f"it ties {share:.1%} of pairs of networks; --max-tied is {share - 1e-6}"
+    )
+    (ordered,) = make(max_tied=0.0).behaviour([parse("layers_mean(erank(W))")])
+    assert isinstance(ordered, Fingerprint)
+    # What a report shows beside the winner is not of the search's choosing.
+    (told,) = make(max_tied=0.0).report([formula], [0])
+    assert told["tied"] > 0
+
+
+def test_twins_are_no_ties(make: Make) -> None:
+    """Two rows of one trained network have one score, whatever the formula."""
+    rows = starter_rows(12)
+    twins = [{**row, "id": row["id"] + "b", "loss": f"{float(row['loss']) + 0.01}"} for row in rows]
+    evaluator = make([*rows, *twins], max_tied=0.0, objective="tau")
+    assert len(set(evaluator._probed)) > len(evaluator._first_of_each)
+    (ordered,) = evaluator.behaviour([parse("layers_mean(erank(W))")])
+    assert isinstance(ordered, Fingerprint)
+
+
 # --- the report -------------------------------------------------------------------------------
 
 
@@ -565,6 +595,8 @@ def test_tables_that_cannot_serve(make: Make, rows: Rows, said: str) -> None:
         ({"benchmark": "starters"}, "did you mean 'starter'"),
         ({"label": 3}, "unknown option of predictions 'label'"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"max_tied": 1.5}, "max_tied is a share of pairs, from 0 to 1 such as 0.01, got 1.5"),
+        ({"max_tied": math.nan}, "max_tied is a share of pairs"),
         ({"declared": True}, "--declared is of flexibert alone"),
         ({"cache_limit": "much"}, "'much' is no size"),
         ({"device": "tpu9"}, "tpu9"),

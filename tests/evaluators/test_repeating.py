@@ -169,7 +169,7 @@ def test_each_of_several_conditions_is_repeated_alone(folder: Path) -> None:
         {"labels": 1000, "validation_labels": 1000, "seed": 3},
         {"limit": 60, "sequences": 1, "tokens": 32, "rows": 7, "control": "noise"},
         {"rows": 0, "resamples": 200, "draw": 4, "validation_labels": 0},
-        {"benchmark": "starter-varied", "labels": 30},
+        {"benchmark": "starter-varied", "labels": 30, "max_tied": 0.01},
     ],
     ids=str,
 )
