@@ -9,9 +9,11 @@ worth on the networks that are left. A single split says little: labels are few.
 
 `run` appends one line to runs.jsonl for each split and way that is done, and skips those that are
 there; several processes may share a folder, say one a way (`--ways ours`, `--ways random`).
-`table` reads it. Splits share networks, so an interval from splits taken as independent would be
-too small: variances are multiplied as Nadeau and Bengio (2003, Machine Learning 52) have it, by
-1 + splits * unseen / labels.
+`table` reads it, and answers two questions. *On networks like these*: splits share networks, so
+an interval from splits taken as independent would be too small: variances are multiplied as Nadeau
+and Bengio (2003, Machine Learning 52) have it, by 1 + splits * unseen / labels. *On these
+networks*, whatever labels chance gives: each split draws them anew, so splits are independent, and
+the interval is the plain one of a mean. It says nothing of other networks.
 """
 
 import argparse
@@ -174,7 +176,7 @@ def interval(values: Sequence[float], ratio: float) -> tuple[float, float, float
 
     Args:
         values: One a split.
-        ratio: Unseen networks for each labelled one.
+        ratio: Unseen networks for each labelled one; 0 takes splits as independent.
 
     >>> [round(v, 3) for v in interval([0.4, 0.5, 0.6, 0.5], 1.0)]
     [0.5, 0.21, 0.79]
@@ -222,14 +224,17 @@ def report(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
     ours = [way for way in by_way if way.startswith("ours")]
     rivals = {**by_way, **_rivals(known)}
-    yield (
-        "| what | splits | on unseen networks | " + " | ".join(f"{o} less it" for o in ours) + " | "
-    )
-    yield "|---" * (3 + len(ours)) + "|"
+    columns = [
+        (f"{way} less it{where}", _differences(way, by_way[way], rivals, shared))
+        for way in ours
+        for where, shared in (("", ratio), (", on these networks", 0.0))
+    ]
+    heads = ["what", "splits", "on unseen networks", *(head for head, _ in columns)]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
     means = {name: interval(list(v.values()), ratio) for name, v in rivals.items()}
-    cells = {way: _differences(way, by_way[way], rivals, ratio) for way in ours}
     for name in sorted(rivals, key=lambda name: -means[name][0]):
-        told = " | ".join(cells[way].get(name, "") for way in ours)
+        told = " | ".join(cells.get(name, "") for _, cells in columns)
         yield f"| {name} | {len(rivals[name])} | {_shown(*means[name])} | {told} |"
     yield ""
 

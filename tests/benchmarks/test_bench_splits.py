@@ -99,3 +99,8 @@ def test_the_table_pairs_by_split_and_chooses_by_labels() -> None:
     assert "| 2 | 0.100 [" in rows["best by labels"]  # a's 0.2, then b, which orders nothing
     assert "| +0.000 [" in rows["ridge"]
     assert rows["ridge"].rstrip(" |").endswith("p 1.000")
+    # The last column is of these networks: splits draw labels anew, the interval is the plain one.
+    gains = [0.3, 0.4]
+    low, high = stats.t.interval(0.95, 1, loc=np.mean(gains), scale=stats.sem(gains))
+    assert f"+0.350 [{low:+.3f}, {high:+.3f}]" in rows["a"].split(" | ")[-1]
+    assert f"[{low:+.3f}" not in rows["a"].split(" | ")[-2]
