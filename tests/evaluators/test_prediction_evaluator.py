@@ -389,6 +389,8 @@ def test_a_search_may_ask_for_few_ties(make: Make) -> None:
     )
     (ordered,) = make(max_tied=0.0).behaviour([parse("layers_mean(erank(W))")])
     assert isinstance(ordered, Fingerprint)
+    assert make(max_tied=0.5).protocol()["max_tied"] == 0.5
+    assert "max_tied" not in make().protocol()  # rows of before know nothing of it
     # What a report shows beside the winner is not of the search's choosing.
     (told,) = make(max_tied=0.0).report([formula], [0])
     assert told["tied"] > 0

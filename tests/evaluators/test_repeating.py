@@ -178,6 +178,7 @@ def test_prediction(asked: dict[str, Any], tmp_path: Path) -> None:
     options = PredictionEvaluator.options_of(json.loads(json.dumps(protocol)))
     again = opened("prediction", options, tmp_path)
     assert again.report_protocol() == protocol
+    assert again.config.max_tied == asked.get("max_tied", 1.0)
     assert again.unseen.tolist() == opened("prediction", asked, tmp_path).unseen.tolist()
 
 
