@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import joblib
@@ -188,10 +188,11 @@ class Readings:
     layers: Mapping[Expression, Sequence[Tensor]]
     model: Mapping[str, Tensor]
     networks: int
+    aggregated: dict[Expression, Tensor] = field(default_factory=dict, compare=False)
 
     def score(self, expression: Expression) -> Scores:
         """Return the scores of an expression that reads nothing else."""
-        scores = combine(expression, self.layers, self.model).reshape(-1)
+        scores = combine(expression, self.layers, self.model, self.aggregated).reshape(-1)
         lost = int((~torch.isfinite(scores)).sum())
         if lost:
             return Failed(f"no finite score for {lost} of {self.networks} networks")

@@ -78,9 +78,10 @@ def fit(
 
     Only numbers above the layers are fitted: exponents and factors of what is known of a whole
     network, which stays as it is meanwhile. Some parents are extended first: they get one more
-    power of a terminal of whole networks, as a factor or summand, the best of many. Others are
-    loosened: a terminal or an aggregate gets an exponent, a summand a factor, where there was
-    none. Least squares (trust-region reflective, Branch, Coleman and Li 1999, doi:
+    power of a terminal of whole networks, as a factor or summand, the best of many; where a space
+    has no such terminal, of an aggregate that its hand-made metrics have. Others are loosened: a
+    terminal or an aggregate gets an exponent, a summand a factor, where there was none. Least
+    squares (trust-region reflective, Branch, Coleman and Li 1999, doi:
     10.1137/S1064827595289108) start from the numbers as they are and from some around them; the
     best are kept, with three digits.
 
@@ -160,22 +161,43 @@ def _start(
 def _extended(
     parent: Expression, residuals: Residuals, space: SearchSpace, rng: random.Random
 ) -> Expression:
-    """Return a formula with one more power of a terminal of whole networks.
+    """Return a formula with one more power of what is known of whole networks.
 
-    As in stepwise regression it is what leaves the least, here of half of the terminals, so that
+    As in stepwise regression it is what leaves the least, here of half of what is known, so that
     relatives differ. A power that comes by chance hardly ever has a worth before it is fitted.
     """
-    known = sorted(space.terminals.keys() & MODEL_TERMINALS)
+    known = _known(space)
     if not known:
         return _loosened(parent, rng)
     tried = [
         longer
-        for name in rng.sample(known, math.ceil(len(known) / 2))
-        for longer in _longer(parent, Expression(name), space)
+        for term in rng.sample(known, math.ceil(len(known) / 2))
+        for longer in _longer(parent, term, space)
     ]
     left = [residuals(one) for one in tried]
     costs = [math.inf if r is None else _squares(r) for r in left]
     return tried[costs.index(min(costs))]
+
+
+def _known(space: SearchSpace) -> list[Expression]:
+    """Return what is known of whole networks whatever a search has read of their layers.
+
+    Terminals of whole networks; in a space without any the aggregates of hand-made metrics, which
+    are read once: those that a search happens to have read would differ when it is resumed.
+    """
+    terminals = sorted(space.terminals.keys() & MODEL_TERMINALS)
+    if terminals:
+        return [Expression(name) for name in terminals]
+    offered = (b.expression for b in space.baselines if not space.violation(b.expression))
+    return list(dict.fromkeys(part for one in offered for part in _aggregates(one)))
+
+
+def _aggregates(node: Expression) -> Iterator[Expression]:
+    if node.head in AGGREGATIONS:
+        yield node
+        return
+    for operand in node.operands:
+        yield from _aggregates(operand)
 
 
 def _longer(parent: Expression, term: Expression, space: SearchSpace) -> Iterator[Expression]:

@@ -35,6 +35,7 @@ def combine(
     expression: Expression,
     layers: Mapping[Expression, Sequence[Tensor]],
     model: Mapping[str, Tensor],
+    aggregated: dict[Expression, Tensor] | None = None,
 ) -> Tensor:
     """Return the value of a Model expression for many networks at a time.
 
@@ -45,6 +46,8 @@ def combine(
         layers: For each of its features one (layers, 1) float64 tensor a network: its value at
             those layers, in order of execution, that have all it reads; at least one.
         model: For each Model terminal that it reads (networks, 1) float64.
+        aggregated: What aggregations over the same layers came to, (networks, 1) float64 each;
+            those that are missing are added. None forgets them.
 
     Returns:
         (networks, 1) float64; infinite or NaN where the expression is. One network where it
@@ -60,11 +63,13 @@ def combine(
             [3.]], dtype=torch.float64)
     """
     known: dict[Expression, Tensor] = {}
+    sums = {} if aggregated is None else aggregated
 
     def value(node: Expression) -> Tensor:
-        if node not in known:
-            known[node] = computed(node)
-        return known[node]
+        kept = sums if node.head in AGGREGATIONS else known
+        if node not in kept:
+            kept[node] = computed(node)
+        return kept[node]
 
     def computed(node: Expression) -> Tensor:
         if of_numbers(node):

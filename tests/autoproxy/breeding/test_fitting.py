@@ -21,6 +21,7 @@ from autoproxy.language.prediction import combine, features
 from autoproxy.language.terminals import MODEL_TERMINALS
 from autoproxy.search.config import SearchConfig
 from autoproxy.search.proposals import Parents, Proposer
+from autoproxy.spaces import SearchSpace
 from search_spaces.prediction import DATA_ONLY, PREDICTION
 
 _DRAW = torch.Generator().manual_seed(0)
@@ -145,13 +146,42 @@ def test_a_formula_gets_the_power_that_it_lacks(
     assert min(got[True], got[False]) >= 2
 
 
-def test_without_terminals_of_whole_networks_a_formula_is_loosened_instead(
+def data_only(*handmade: str) -> SearchSpace:
+    """Return a space without terminals of whole networks, with some hand-made metrics."""
+    baselines = tuple(replace(DATA_ONLY.baselines[0], text=t) for t in handmade)
+    return replace(DATA_ONLY, baselines=baselines)
+
+
+def test_without_terminals_of_whole_networks_a_formula_gets_parts_of_hand_made_metrics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each part once, and none of a metric that the space cannot say."""
+    monkeypatch.setattr(fitting, "EXTEND", 1.0)
+    one, other = "layers_sum(all_sum(pow(W, 0.5)))", "layers_mean(all_norm(g))"
+    parent, residuals = parse(f"log({one})"), left_of(f"log({one}) + 0.3 * {other} ** 0.5")
+    few = data_only(f"{other} / 2", f"{other} * {other}", "layers_mean(all_norm(g)) * width")
+    for seed in range(5):
+        found = fit(parent, residuals, few, random.Random(seed))
+        assert found is not None
+        assert set(map(str, features(found))) == {"all_sum(pow(W, 0.5))", "all_norm(g)"}
+        assert badness(residuals, found) < badness(residuals, parent) / 50
+    asked: list[Expression] = []
+
+    def counted(expression: Expression) -> list[float] | None:
+        asked.append(expression)
+        return residuals(expression)
+
+    fitting._extended(parent, counted, few, random.Random(0))
+    assert len(asked) == len(set(asked)) == 6 + 2 * 19 * 2  # powers of one part, not of two
+
+
+def test_without_anything_known_of_whole_networks_a_formula_is_loosened_instead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fitting, "EXTEND", 1.0)
     text = "layers_sum(all_sum(pow(W, 0.5)))"
     parent, residuals = parse(f"{text} * layers_sum(all_norm(g))"), left_of(f"{text} ** 2")
-    found = [fit(parent, residuals, DATA_ONLY, random.Random(seed)) for seed in range(9)]
+    found = [fit(parent, residuals, data_only(), random.Random(seed)) for seed in range(9)]
     assert any(found)
     assert {f for one in found if one for f in features(one)} == set(features(parent))
     assert {n for one in found if one for n in one.terminals()} == {"W", "g"}

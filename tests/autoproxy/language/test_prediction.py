@@ -205,6 +205,25 @@ def test_combining_is_the_plain_walk(expression: Expression, seed: int) -> None:
             assert alone == pytest.approx(plainly(expression, made), rel=1e-9, abs=1e-12)
 
 
+def test_what_was_aggregated_is_not_aggregated_again() -> None:
+    """Formulas that differ above the layers alone: the same bits, from what is remembered."""
+    draw = torch.Generator().manual_seed(5)
+    layers = {
+        parse(f): [torch.rand(n, 1, generator=draw, dtype=torch.float64) for n in (2, 3, 5)]
+        for f in ("all_norm(g)", "all_norm(W)")
+    }
+    a, b, c = "layers_sum(all_norm(g))", "layers_mean(all_norm(g))", "layers_sum(all_norm(W))"
+    remembered: dict[Expression, Tensor] = {}
+    assert torch.equal(
+        combine(parse(f"{a} ** 0.3 + {b} * {c}"), layers, {}, remembered),
+        combine(parse(f"{a} ** 0.3 + {b} * {c}"), layers, {}),
+    )
+    assert remembered.keys() == {parse(a), parse(b), parse(c)}
+    other = parse(f"{c} ** 2 / {b} - {a}")
+    without = combine(other, layers, {})
+    assert torch.equal(combine(other, {}, {}, remembered), without)  # no layer is read
+
+
 @pytest.mark.parametrize("text", PROXIES.values(), ids=list(PROXIES))
 def test_proxies_combine_to_the_plain_walk(text: str) -> None:
     expression = parse(text)
