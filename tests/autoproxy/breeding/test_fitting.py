@@ -159,7 +159,7 @@ def test_without_terminals_of_whole_networks_a_formula_gets_parts_of_hand_made_m
     monkeypatch.setattr(fitting, "EXTEND", 1.0)
     one, other = "layers_sum(all_sum(pow(W, 0.5)))", "layers_mean(all_norm(g))"
     parent, residuals = parse(f"log({one})"), left_of(f"log({one}) + 0.3 * {other} ** 0.5")
-    few = data_only(f"{other} / 2", f"{other} * {other}", "layers_mean(all_norm(g)) * width")
+    few = data_only(f"{other} / 2", f"{other} * {other}", "layers_max(all_norm(g)) * width")
     for seed in range(5):
         found = fit(parent, residuals, few, random.Random(seed))
         assert found is not None
