@@ -148,6 +148,12 @@ class SearchSpace:
             raise ConfigError(unknown_name("baseline", name, by_name))
         return by_name[name]
 
+    @cached_property
+    def seeds(self) -> tuple[Expression, ...]:
+        """The hand-made metrics within its limits: what a search may start from."""
+        known = (baseline.expression for baseline in self.baselines)
+        return tuple(one for one in known if not self.violation(one))
+
     def violation(self, expression: Expression) -> str | None:
         """Return why `expression` is outside the limits and kinds of this space, or None.
 

@@ -61,7 +61,6 @@ def random_ones(grammar: Grammar, seed: int) -> list[Expression]:
 
 def children(grammar: Grammar, evaluator: PruningEvaluator, seed: int) -> list[Expression]:
     """Return what a search proposes whose population is the hand-made metrics."""
-    parents = [b.expression for b in SPACE.baselines if not SPACE.violation(b.expression)]
     population = tuple(
         Individual(
             text=str(parent),
@@ -71,11 +70,11 @@ def children(grammar: Grammar, evaluator: PruningEvaluator, seed: int) -> list[E
             slot=place,
             origin="seed",
         )
-        for place, parent in enumerate(parents)
+        for place, parent in enumerate(SPACE.seeds)
     )
     config = SearchConfig(seed=seed, batch=COUNT)
     novelty = Sieve(SPACE, evaluator).novelty
-    slots = range(len(parents), len(parents) + COUNT)
+    slots = range(len(population), len(population) + COUNT)
     proposer = Proposer(grammar, config, evaluator.objective)
     found = proposer.propose(slots, Parents(population), novelty)
     return [proposal.expression for proposal in found]

@@ -11,6 +11,7 @@ from autoproxy.breeding.constants import FIXED_POWERS, LARGEST
 from autoproxy.language.catalog import AGGREGATIONS
 from autoproxy.language.expression import Expression, constant
 from autoproxy.language.parse import of_numbers
+from autoproxy.language.prediction import aggregates
 from autoproxy.language.primitive import EXPONENT_RANGE
 from autoproxy.language.terminals import MODEL_TERMINALS
 from autoproxy.spaces import SearchSpace
@@ -188,16 +189,7 @@ def _known(space: SearchSpace) -> list[Expression]:
     terminals = sorted(space.terminals.keys() & MODEL_TERMINALS)
     if terminals:
         return [Expression(name) for name in terminals]
-    offered = (b.expression for b in space.baselines if not space.violation(b.expression))
-    return list(dict.fromkeys(part for one in offered for part in _aggregates(one)))
-
-
-def _aggregates(node: Expression) -> Iterator[Expression]:
-    if node.head in AGGREGATIONS:
-        yield node
-        return
-    for operand in node.operands:
-        yield from _aggregates(operand)
+    return list(dict.fromkeys(part for seed in space.seeds for part in aggregates(seed)))
 
 
 def _longer(parent: Expression, term: Expression, space: SearchSpace) -> Iterator[Expression]:

@@ -20,15 +20,21 @@ def features(expression: Expression) -> tuple[Expression, ...]:
     >>> [str(feature) for feature in features(parse(text))]
     ['all_norm(g)', 'fan_in']
     """
-    return tuple(dict.fromkeys(_aggregated(expression)))
+    return tuple(dict.fromkeys(node.operands[0] for node in aggregates(expression)))
 
 
-def _aggregated(node: Expression) -> Iterator[Expression]:
-    if node.head in AGGREGATIONS:
-        yield node.operands[0]
+def aggregates(expression: Expression) -> Iterator[Expression]:
+    """Yield the aggregations over layers, in order of appearance.
+
+    >>> from autoproxy.language.parse import parse
+    >>> [str(node) for node in aggregates(parse("2 * layers_sum(all_norm(g)) / n_layers"))]
+    ['layers_sum(all_norm(g))']
+    """
+    if expression.head in AGGREGATIONS:
+        yield expression
         return
-    for operand in node.operands:
-        yield from _aggregated(operand)
+    for operand in expression.operands:
+        yield from aggregates(operand)
 
 
 def combine(

@@ -124,8 +124,8 @@ class Breeder:
         proposals = self._proposer.propose(slots, parents, self._sieve.novelty)
         if self._slot or not self._config.seeds:
             return proposals
-        known = [b for b in self._space.baselines if not self._space.violation(b.expression)]
-        seeds = [Proposal(s.slot, b.expression, "seed") for s, b in zip(proposals, known)]  # noqa: B905 - the shorter list ends it
+        known = zip(proposals, self._space.seeds)  # noqa: B905 - the shorter list ends it
+        seeds = [Proposal(proposal.slot, one, "seed") for proposal, one in known]
         return seeds + proposals[len(seeds) :]
 
     def _trusted_rung(self, base: SearchState) -> int:

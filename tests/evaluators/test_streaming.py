@@ -36,15 +36,15 @@ def prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Pruned:
     texts = write_texts(tmp_path / "texts")
 
     def call(source: Path, *words: object) -> tuple[Files, dict[str, Any]]:
-        written = out(tmp_path)
+        out = unused(tmp_path)
         given = ["prune", source, "--calibration", texts["calibration"], "--length", "16"]
-        given += ["--calibration-blocks", "3", "--results", tmp_path / "results", "--out", written]
+        given += ["--calibration-blocks", "3", "--results", tmp_path / "results", "--out", out]
         if "--check" in words:
             given += ["--text", texts["text"], "--text-blocks", "2"]
         code = main([*map(str, given), *map(str, words)])
         assert code == 0, capsys.readouterr().err
-        files = {path.name: path.read_bytes() for path in written.iterdir() if path.is_file()}
-        assert len(files) == len(list(written.iterdir()))  # no folder is left in it
+        files = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        assert len(files) == len(list(out.iterdir()))  # no folder is left in it
         return files, json.loads(files.pop("recipe.json"))
 
     return call
@@ -324,7 +324,7 @@ def test_memory_does_not_grow_with_the_model(run: Run, tmp_path: Path) -> None:
         gc.collect()
         streaming._give_back_memory()  # what the time before left would hide what this one needs
         with Peak() as found:
-            said = run("prune", source, *given, *words, "--out", out(tmp_path))
+            said = run("prune", source, *given, *words, "--out", unused(tmp_path))
         assert said.code == 0, said.err
         return found.most
 
@@ -341,7 +341,7 @@ def test_memory_does_not_grow_with_the_model(run: Run, tmp_path: Path) -> None:
     assert ordinary - least > 0.75 * more
 
 
-def out(folder: Path) -> Path:
+def unused(folder: Path) -> Path:
     """Return a folder inside it that there is none of yet."""
     return folder / f"out-{len(list(folder.iterdir()))}"
 
